@@ -1,0 +1,164 @@
+"""What the things that Graph shows prove about a reset.
+
+Graph never says "ready". What it shows is weighed by these rules:
+
+1. *Taken.* The device has the order once our action's result is active or done, once the management state says that the
+   wipe was issued, or once it has checked in later than the order was acknowledged plus a margin for delivery. The
+   earliest of these is an upper bound of the true time.
+2. *Silent.* A reset keeps the device from checking in. A check-in sooner than `min_reset_duration` after it took the
+   order means that the reset has not run yet: the clock starts anew.
+3. *Returned.* The first check-in at least `min_reset_duration` after it took the order.
+4. *Done.* Our action's result says done; and where there was a primary user before, that user is gone. Either may
+   appear as early as at the order itself, so neither counts alone: one of them must have appeared late (the action was
+   still open, or the user still there, well after the device had taken the order), or the silence must have been put to
+   the test by a forced sync that the device did not answer until its return.
+
+Only returned and done together make a device ready. Sources: Autopilot Reset removes the primary user and blocks the
+desktop until an Intune sync completes (learn.microsoft.com/autopilot/windows-autopilot-reset); when action results and
+the primary user change is not documented, hence rules 2 and 4.
+"""
+
+from dataclasses import replace
+from datetime import datetime
+
+from shared.domain.devices import ActionResult, ActionState, Sighting
+from shared.domain.policy import Policy
+from shared.domain.reset import Proof, Reset
+
+RESET_ACTIONS = frozenset(
+    name.lower()
+    for name in ("factoryReset", "factoryResetKeepEnrollmentData", "automaticRedeployment", "cleanWindowsDevice")
+)
+"""Names under which a wipe with keepEnrollmentData has been seen in `deviceActionResults` (graph/api wipe, CIPP)."""
+
+ACTION_FAILED = frozenset({ActionState.FAILED, ActionState.CANCELED, ActionState.NOT_SUPPORTED})
+STATE_ORDERED = frozenset({"wipepending", "wipeissued"})
+STATE_TAKEN = frozenset({"wipeissued"})
+STATE_FAILED = frozenset({"wipefailed", "wipecanceled"})
+
+
+def our_action(reset: Reset, sighting: Sighting) -> ActionResult | None:
+    """The newest reset action that was started no earlier than our order; names repeat and old results pile up."""
+    floor = reset.graph_earliest
+    if floor is None:
+        return None
+    ours = [
+        (action.started_at, action)
+        for action in sighting.actions or ()
+        if action.name and action.name.lower() in RESET_ACTIONS and action.started_at and action.started_at >= floor
+    ]
+    return max(ours, key=lambda pair: pair[0])[1] if ours else None
+
+
+def management_state_moved_to(reset: Reset, sighting: Sighting, states: frozenset[str]) -> bool:
+    """Whether the management state is one of `states` now and was another before the order."""
+    now, before = (sighting.management_state or "").lower(), (reset.before.management_state or "").lower()
+    return now in states and now != before
+
+
+def proves_order(reset: Reset, sighting: Sighting) -> bool:
+    """Whether Graph shows that a reset was ordered at or after ours."""
+    return our_action(reset, sighting) is not None or management_state_moved_to(reset, sighting, STATE_ORDERED)
+
+
+def failure(reset: Reset, sighting: Sighting) -> str | None:
+    """What Graph calls the failure of our reset, or None where it shows none."""
+    action = our_action(reset, sighting)
+    if action is not None:
+        return action.state.value if action.state in ACTION_FAILED else None
+    if management_state_moved_to(reset, sighting, STATE_FAILED):
+        return sighting.management_state
+    return None
+
+
+def weigh(reset: Reset, sighting: Sighting, policy: Policy) -> Proof:
+    """The proof so far with what this sighting adds. Older sightings change nothing."""
+    proof = reset.proof
+    last_sync = sighting.last_sync
+    if last_sync is not None and (proof.last_sync is None or last_sync > proof.last_sync):
+        proof = replace(proof, last_sync=last_sync)
+    elif last_sync is not None and proof.last_sync is not None and last_sync < proof.last_sync:
+        return proof  # a stale read: what else it shows is of that time too
+
+    action = our_action(reset, sighting)
+    taken_at = proof.taken_at
+    if taken_at is None:
+        taken_at = min(_taken_bounds(reset, sighting, action), default=None)
+        proof = replace(proof, taken_at=taken_at)
+    if taken_at is None:
+        return proof
+
+    if last_sync is not None and taken_at < last_sync < taken_at + policy.min_reset_duration:
+        taken_at = last_sync
+        proof = Proof(taken_at=taken_at, last_sync=proof.last_sync, restarts=proof.restarts + 1)
+    if last_sync is not None and proof.returned_at is None and last_sync >= taken_at + policy.min_reset_duration:
+        proof = replace(proof, returned_at=last_sync)
+
+    done = proof.done or (action is not None and action.state is ActionState.DONE)
+    user_gone = proof.user_gone if sighting.primary_user is None else _user_gone(reset, sighting)
+    if sighting.seen_at >= taken_at + policy.reconcile_after:
+        proof = replace(
+            proof,
+            open_late=proof.open_late or (action is not None and not done),
+            user_late=proof.user_late or (had_user(reset) and not user_gone),
+        )
+    return replace(proof, done=done, user_gone=user_gone)
+
+
+def had_user(reset: Reset) -> bool:
+    """Whether Graph showed a primary user before the reset."""
+    return bool(reset.before.primary_user)
+
+
+def done(reset: Reset) -> bool:
+    """Whether Graph says that the reset is done, early or late (rule 4, first half)."""
+    return reset.proof.user_gone if had_user(reset) else reset.proof.done
+
+
+def tested(reset: Reset) -> bool:
+    """Whether what says "done" cannot have appeared before the reset ran (rule 4, second half)."""
+    proof = reset.proof
+    appeared_late = (proof.done and proof.open_late) or (proof.user_gone and proof.user_late)
+    return appeared_late or proof.probed_at is not None
+
+
+def complete(reset: Reset) -> bool:
+    """Whether the device is proven ready."""
+    return reset.proof.returned_at is not None and done(reset) and tested(reset)
+
+
+def describe(proof: Proof) -> dict[str, str]:
+    """The proof in words and times, for history and notices."""
+    times = {
+        "takenBy": proof.taken_at,
+        "silenceTestedAt": proof.probed_at,
+        "returnedAt": proof.returned_at,
+        "lastCheckIn": proof.last_sync,
+    }
+    facts = {
+        "actionDone": proof.done,
+        "primaryUserGone": proof.user_gone,
+        "actionOpenAfterTaken": proof.open_late,
+        "primaryUserStillThereAfterTaken": proof.user_late,
+    }
+    shown = {name: at.isoformat() for name, at in times.items() if at}
+    return shown | {name: "yes" for name, so in facts.items() if so}
+
+
+def _user_gone(reset: Reset, sighting: Sighting) -> bool:
+    return had_user(reset) and sighting.primary_user != reset.before.primary_user
+
+
+def _taken_bounds(reset: Reset, sighting: Sighting, action: ActionResult | None) -> list[datetime]:
+    """Times by which the device had taken the order; only a check-in since the order gives any."""
+    last_sync = sighting.last_sync
+    if last_sync is None or reset.graph_earliest is None or last_sync < reset.graph_earliest:
+        return []
+    bounds = []
+    acknowledged = reset.graph_latest is not None and last_sync > reset.graph_latest
+    said = action is not None and action.state in (ActionState.ACTIVE, ActionState.DONE)
+    if acknowledged or said or management_state_moved_to(reset, sighting, STATE_TAKEN):
+        bounds.append(last_sync)
+    if action is not None and action.state is ActionState.DONE and action.updated_at is not None:
+        bounds.append(action.updated_at)
+    return bounds

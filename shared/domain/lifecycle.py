@@ -1,0 +1,563 @@
+"""One device's turnaround, step by step: `step()` takes what happened and says what follows.
+
+It is pure: the same record, happening, time and policy give the same decision, so that any history can be replayed.
+"""
+
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from shared.domain import evidence
+from shared.domain.devices import DeviceFacts, Sighting
+from shared.domain.ids import OrderId
+from shared.domain.orders import Answer, AnswerKind
+from shared.domain.policy import Policy
+from shared.domain.reasons import Code, Reason
+from shared.domain.reset import Event, EventKind, Reset
+from shared.domain.states import (
+    DEVICE_MAY_BE_TOLD,
+    IN_FLIGHT,
+    NOTHING_SENT,
+    TERMINAL,
+    TRANSITIONS,
+    WATCHED,
+    State,
+)
+from shared.domain.timing import deadline, sync_gap
+
+RETRY_THROTTLED = timedelta(seconds=30)
+"""How long to wait after a 429 that does not say how long (Retry-After is often missing)."""
+
+MAX_ORDERS = 3
+"""Orders of one turnaround whose answers were lost, before a person decides."""
+
+SILENCE_BROKEN = 3
+"""After this many check-ins in what should be silence, the device is not being reset, whatever Graph says."""
+
+
+# --- what can happen ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Woken:
+    """The wake-up time has come, and nothing else is new."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """The facts were weighed: `refusal` and `hold` say why not, or why not yet."""
+
+    refusal: Reason | None = None
+    hold: Reason | None = None
+    until: datetime | None = None
+    """When what holds it is over by itself; None: only a command ends it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sending:
+    """Its turn has come: an order with this id is about to be sent; `facts` where they were read again."""
+
+    order: OrderId
+    facts: DeviceFacts | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """Graph answered the order that was sent at `called_at`, by our clock."""
+
+    order: OrderId
+    answer: Answer
+    called_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciled:
+    """Graph was asked whether an order whose answer was lost had been carried out.
+
+    `audited` says whether the audit shows a reset since; None means that the audit could not be read.
+    """
+
+    sighting: Sighting | None
+    audited: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class SyncAnswered:
+    """Graph answered a forced sync."""
+
+    answer: Answer
+
+
+class Command(StrEnum):
+    """What a person or a system may order for a device."""
+
+    CANCEL = "cancel"
+    RETRY = "retry"
+
+
+@dataclass(frozen=True, slots=True)
+class Commanded:
+    """Somebody gave a command."""
+
+    command: Command
+    by: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """The halt was lifted."""
+
+    by: str
+
+
+Happening = Woken | Judged | Sending | Answered | Reconciled | SyncAnswered | Commanded | Resumed | Sighting
+
+
+class Effect(StrEnum):
+    """What the pipeline does once the decision is committed."""
+
+    DISPATCH = "dispatch"
+    """Put the device on the dispatch queue."""
+    SYNC = "sync"
+    """Tell the device to check in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What follows: the record as it is now, what goes into history, what is to be done."""
+
+    reset: Reset
+    events: tuple[Event, ...] = ()
+    effects: frozenset[Effect] = frozenset()
+
+
+class IllegalTransitionError(Exception):
+    """A step tried a transition that the table does not have: a defect of Turnaround, never of its input."""
+
+
+# --- the step ----------------------------------------------------------------------------------------------------
+
+
+def step(reset: Reset, happening: Happening, now: datetime, policy: Policy, who: str) -> Decision:
+    """What follows from what happened. A happening that the state has no use for changes nothing.
+
+    Raises IllegalTransitionError on a defect in this module only.
+    """
+    course = _Course(reset, now, policy, who)
+    if reset.state in TERMINAL:
+        if isinstance(happening, Commanded):
+            course.note(EventKind.COMMAND_REFUSED, told=True, evidence={"command": happening.command})
+        return course.decision()
+    match happening:
+        case Woken():
+            _woken(course)
+        case Judged():
+            _judged(course, happening)
+        case Sending():
+            _sending(course, happening)
+        case Answered():
+            _answered(course, happening)
+        case Reconciled():
+            _reconciled(course, happening)
+        case SyncAnswered():
+            _sync_answered(course, happening.answer)
+        case Commanded():
+            _commanded(course, happening)
+        case Resumed():
+            if reset.state is State.HELD and reset.reason is not None and reset.reason.code is Code.HALTED:
+                _clear(course)
+        case Sighting():
+            _sighted(course, happening)
+    return course.decision()
+
+
+@dataclass(slots=True)
+class _Course:
+    """A decision in the making."""
+
+    reset: Reset
+    now: datetime
+    policy: Policy
+    who: str
+    events: list[Event] = field(default_factory=list)
+    effects: set[Effect] = field(default_factory=set)
+
+    def set(self, **changes: object) -> None:
+        self.reset = replace(self.reset, **changes)  # type: ignore[arg-type]  # names are checked by dataclasses.replace
+
+    def note(
+        self,
+        kind: EventKind,
+        *,
+        told: bool = False,
+        reason: Reason | None = None,
+        evidence: dict[str, str] | None = None,
+        before: Reset | None = None,
+    ) -> None:
+        reset = self.reset
+        self.events.append(
+            Event(
+                kind=kind,
+                at=self.now,
+                who=self.who,
+                request=reset.request,
+                device=reset.device,
+                reference=reset.reference,
+                seq=reset.seq,
+                from_state=before.state if before else reset.state,
+                to_state=reset.state,
+                reason=reason,
+                evidence=evidence or {},
+                lasted=self.now - before.since if before else None,
+                told=told,
+            )
+        )
+        self.set(seq=reset.seq + 1)
+
+    def move(self, to: State, reason: Reason | None = None, evidence: dict[str, str] | None = None) -> None:
+        before = self.reset
+        if (before.state, to) not in TRANSITIONS:
+            raise IllegalTransitionError(f"{before.state} > {to} for device {before.device}")
+        self.set(
+            state=to,
+            since=self.now,
+            deadline=deadline(to, self.now, self.policy, before.not_before),
+            next_step=None,
+            reason=reason,
+            syncs=0,
+            attention_from=before.state if to is State.ATTENTION else None,
+        )
+        told = to in TERMINAL or to is State.ATTENTION or before.state is State.ATTENTION
+        self.note(EventKind.MOVED, told=told, reason=reason, evidence=evidence, before=before)
+
+    def decision(self) -> Decision:
+        return Decision(self.reset, tuple(self.events), frozenset(self.effects))
+
+
+# --- before the reset is sent -------------------------------------------------------------------------------------
+
+
+def _clear(course: _Course) -> None:
+    course.move(State.CLEARED)
+    course.set(next_step=course.now + course.policy.redispatch_after)
+    course.effects.add(Effect.DISPATCH)
+
+
+def _judged(course: _Course, judged: Judged) -> None:
+    reset = course.reset
+    if reset.state not in (State.RECEIVED, State.CLEARED):
+        return
+    if judged.refusal is not None and reset.doubtful:
+        course.move(State.ATTENTION, Reason(Code.SEND_UNKNOWN, judged.refusal.sentence))
+    elif judged.refusal is not None:
+        course.move(State.REFUSED, judged.refusal)
+    elif judged.hold is not None:
+        course.move(State.HELD, judged.hold)
+        course.set(next_step=judged.until, deadline=deadline(State.HELD, course.now, course.policy, judged.until))
+    elif reset.state is State.RECEIVED:
+        _clear(course)
+
+
+def _sending(course: _Course, sending: Sending) -> None:
+    reset, now, policy = course.reset, course.now, course.policy
+    if reset.state is not State.CLEARED:
+        return
+    if reset.ready_by is not None and now >= reset.ready_by:
+        course.move(State.ATTENTION, Reason(Code.NOT_SENT_IN_TIME))
+        return
+    # An earlier order that may have been carried out after all must stay within what counts as ours.
+    earliest = reset.graph_earliest if reset.doubtful else None
+    facts = None if reset.doubtful else sending.facts
+    course.set(
+        attempt=reset.attempt + 1,
+        order=sending.order,
+        sent_at=now,
+        graph_earliest=earliest or now - policy.clock_tolerance,
+        graph_latest=None,
+        before=facts.managed if facts else reset.before,
+        facts_at=facts.read_at if facts else reset.facts_at,
+    )
+    course.move(State.SENDING, evidence={"order": sending.order})
+    course.set(next_step=now + policy.reconcile_after)
+
+
+# --- the answer ---------------------------------------------------------------------------------------------------
+
+
+def _answered(course: _Course, answered: Answered) -> None:
+    reset, now, policy, answer = course.reset, course.now, course.policy, answered.answer
+    if reset.state is not State.SENDING or reset.order != answered.order:
+        return
+    match answer.kind:
+        case AnswerKind.ACCEPTED:
+            if answer.server_time is not None:
+                # The Date header is cut to whole seconds, so the call may have ended up to a second later.
+                began = answer.server_time - (now - answered.called_at) - timedelta(seconds=1)
+                ended = answer.server_time + timedelta(seconds=1)
+            else:
+                began, ended = reset.graph_earliest or now - policy.clock_tolerance, now + policy.clock_tolerance
+            if not reset.doubtful:
+                course.set(graph_earliest=began)
+            _trigger(course, ended)
+        case AnswerKind.THROTTLED | AnswerKind.NOT_SENT:
+            course.set(order=None)
+            course.move(State.CLEARED, evidence={"answer": answer.kind.value, "detail": answer.detail})
+            course.set(next_step=now + (answer.retry_after or RETRY_THROTTLED))
+        case AnswerKind.FORBIDDEN:
+            course.set(order=None)
+            course.move(State.ATTENTION, Reason(Code.FORBIDDEN_BY_GRAPH, answer.detail))
+        case AnswerKind.APPROVAL_REQUIRED:
+            course.set(order=None)
+            course.move(State.ATTENTION, Reason(Code.ADMIN_APPROVAL_REQUIRED, answer.detail))
+        case AnswerKind.NOT_FOUND:
+            course.set(order=None)
+            course.move(State.FAILED, Reason(Code.RECORD_GONE, answer.detail))
+        case AnswerKind.REJECTED:
+            course.set(order=None)
+            course.move(State.FAILED, Reason(Code.REJECTED_BY_GRAPH, answer.detail))
+        case AnswerKind.UNKNOWN:
+            course.note(EventKind.ORDER_DOUBTFUL, evidence={"detail": answer.detail})
+
+
+def _trigger(course: _Course, acknowledged: datetime, evidence: dict[str, str] | None = None) -> None:
+    """`acknowledged`: Graph's clock had passed this when the order had been taken."""
+    course.move(State.TRIGGERED, evidence=evidence)
+    course.set(
+        graph_latest=acknowledged + course.policy.delivery_margin, next_step=course.now + course.policy.sync_grace
+    )
+
+
+def _reconciled(course: _Course, happening: Reconciled) -> None:
+    """Settle a lost answer. Silence means "not carried out" only where Graph had time to show it, both the device's
+    record and the audit were read, and the device has not checked in since; anything else waits, then asks a person."""
+    reset, now, policy, sighting = course.reset, course.now, course.policy, happening.sighting
+    if reset.state is not State.SENDING or reset.sent_at is None:
+        return
+    shown = sighting is not None and evidence.proves_order(reset, sighting)
+    if shown or happening.audited:
+        _trigger(course, now + policy.clock_tolerance, {"found": "device" if shown else "audit"})
+        if sighting is not None:
+            _sighted(course, sighting)
+    elif now >= reset.deadline:
+        course.move(State.ATTENTION, Reason(Code.SEND_UNKNOWN))
+    elif sighting is None or happening.audited is None or now < reset.sent_at + policy.reconcile_after:
+        course.set(next_step=now + policy.reconcile_after / 5)
+    elif not sighting.exists or reset.attempt >= MAX_ORDERS or _checked_in_since(reset, sighting):
+        course.move(State.ATTENTION, Reason(Code.SEND_UNKNOWN))
+    else:
+        course.set(doubtful=True, order=None)
+        _clear(course)
+
+
+def _checked_in_since(reset: Reset, sighting: Sighting) -> bool:
+    before = reset.before.last_sync
+    return sighting.last_sync is not None and (before is None or sighting.last_sync > before + timedelta(seconds=1))
+
+
+# --- proof --------------------------------------------------------------------------------------------------------
+
+
+def _sighted(course: _Course, sighting: Sighting) -> None:
+    reset, policy = course.reset, course.policy
+    if reset.state not in WATCHED or reset.sent_at is None:
+        return
+    in_doubt = reset.state is State.SENDING or reset.attention_from in (State.SENDING, State.CLEARED)
+    if in_doubt and not evidence.proves_order(reset, sighting):
+        return
+    if not sighting.exists:
+        _call(course, Reason(Code.RECORD_GONE))
+        return
+    expected = reset.before.entra_device_id
+    if sighting.entra_device_id is not None and sighting.entra_device_id != expected:
+        _call(course, Reason(Code.IDENTITY_CHANGED))
+        return
+    if reset.order is None and not reset.doubtful:
+        return  # needs a person, with nothing sent: what the device does now is not our doing
+    if in_doubt:
+        _trigger(course, course.now + policy.clock_tolerance, {"found": "device"})
+
+    before = course.reset.proof
+    proof = evidence.weigh(course.reset, sighting, policy)
+    course.set(proof=proof)
+    if proof.restarts > before.restarts:
+        course.note(EventKind.NOT_SILENT, evidence=evidence.describe(proof))
+        if course.reset.state in DEVICE_MAY_BE_TOLD:
+            course.set(next_step=_look_again(course))
+    _follow_proof(course, sighting)
+
+
+def _follow_proof(course: _Course, sighting: Sighting) -> None:
+    """Move along as far as the proof reaches; each state on the way is entered, for the history's sake."""
+    proof, policy = course.reset.proof, course.policy
+    failed = evidence.failure(course.reset, sighting)
+    if failed is not None:
+        course.move(State.FAILED, Reason(Code.RESET_FAILED_ON_DEVICE, f"Intune shows: {failed}."))
+        return
+    shown = evidence.describe(proof)
+    if proof.taken_at is not None and _before(course, State.RESETTING):
+        course.move(State.RESETTING, evidence=shown)
+        course.set(next_step=_look_again(course))
+    if proof.returned_at is not None and _before(course, State.SETTLING):
+        course.move(State.SETTLING, evidence=shown)
+        course.set(next_step=course.now + policy.sync_grace)
+    if evidence.complete(course.reset) and course.reset.state is State.ATTENTION:
+        course.move(State.SETTLING, evidence=shown)
+    if evidence.complete(course.reset) and course.reset.state is State.SETTLING:
+        course.move(State.READY, evidence=shown)
+    elif proof.restarts >= SILENCE_BROKEN and course.reset.state in DEVICE_MAY_BE_TOLD:
+        course.move(State.ATTENTION, Reason(Code.NOT_PROVEN), shown)
+
+
+def _look_again(course: _Course) -> datetime:
+    """When Graph has had time to show all that it will show of the device's taking the order."""
+    return max(course.now, (course.reset.proof.taken_at or course.now) + course.policy.reconcile_after)
+
+
+_ORDER = (State.TRIGGERED, State.RESETTING, State.SETTLING)
+
+
+def _before(course: _Course, state: State) -> bool:
+    """Whether the turnaround has not come as far as this state; one that needs a person counts from where it was."""
+    reached = course.reset.attention_from if course.reset.state is State.ATTENTION else course.reset.state
+    return reached not in _ORDER or _ORDER.index(reached) < _ORDER.index(state)
+
+
+def _call(course: _Course, reason: Reason, shown: dict[str, str] | None = None) -> None:
+    """Call a person, once for one reason."""
+    reset = course.reset
+    if reset.state is State.ATTENTION:
+        if reset.reason is None or reset.reason.code is not reason.code:
+            course.set(reason=reason)
+            course.note(EventKind.MOVED, told=True, reason=reason, evidence=shown)
+        return
+    course.move(State.ATTENTION, reason, shown)
+
+
+# --- time ---------------------------------------------------------------------------------------------------------
+
+
+def _woken(course: _Course) -> None:
+    reset, now = course.reset, course.now
+    if reset.ready_by is not None and now >= reset.ready_by and not reset.late_told:
+        course.set(late_told=True)
+        course.note(EventKind.LATE, told=True, evidence={"readyBy": reset.ready_by.isoformat()})
+        if reset.state in NOTHING_SENT:
+            _overdue(course)
+            return
+    if now >= reset.deadline:
+        _overdue(course)
+    elif reset.next_step is not None and now >= reset.next_step:
+        _next_step(course)
+
+
+def _next_step(course: _Course) -> None:
+    reset, now, policy = course.reset, course.now, course.policy
+    match reset.state:
+        case State.HELD:
+            _clear(course)
+        case State.CLEARED:
+            course.set(next_step=now + policy.redispatch_after)
+            course.effects.add(Effect.DISPATCH)
+        case State.TRIGGERED | State.SETTLING if reset.syncs < policy.sync_attempts:
+            _force_sync(course)
+        case State.TRIGGERED:
+            course.move(State.ATTENTION, Reason(Code.NOT_CHECKED_IN), evidence.describe(reset.proof))
+        case State.SETTLING:
+            course.move(State.ATTENTION, Reason(Code.NOT_PROVEN), evidence.describe(reset.proof))
+        case State.RESETTING:
+            _resetting_step(course)
+        case _:
+            course.set(next_step=None)
+
+
+def _resetting_step(course: _Course) -> None:
+    """In the silence: test it, where what Graph shows could have appeared too early. After it: help the return."""
+    reset, now, policy = course.reset, course.now, course.policy
+    proof = reset.proof
+    taken_at = proof.taken_at or reset.since
+    silent_until = taken_at + policy.min_reset_duration
+    if now < silent_until and (
+        proof.open_late or proof.user_late or proof.probed_at or not _may_test(reset, now, policy)
+    ):
+        course.set(next_step=silent_until + policy.sync_grace)
+    elif now < silent_until:
+        _force_sync(course)
+        course.set(syncs=0, next_step=now + policy.reconcile_after / 2)
+    elif reset.syncs < policy.sync_attempts:
+        _force_sync(course)
+    else:
+        course.set(next_step=None)  # a long reset; the deadline ends the wait
+
+
+def _may_test(reset: Reset, now: datetime, policy: Policy) -> bool:
+    """Whether a device that is not being reset would still have time to betray itself by answering a sync."""
+    taken_at = reset.proof.taken_at
+    return taken_at is not None and taken_at <= now <= taken_at + policy.min_reset_duration * (2 / 3)
+
+
+def _sync_answered(course: _Course, answer: Answer) -> None:
+    reset = course.reset
+    if reset.state not in DEVICE_MAY_BE_TOLD:
+        return
+    if answer.kind is not AnswerKind.ACCEPTED:
+        course.note(EventKind.SYNC_NOT_TAKEN, evidence={"answer": answer.kind.value, "detail": answer.detail})
+    elif reset.state is State.RESETTING and _may_test(reset, course.now, course.policy):
+        course.set(proof=replace(reset.proof, probed_at=course.now))
+
+
+def _force_sync(course: _Course) -> None:
+    syncs = course.reset.syncs + 1
+    gap = sync_gap(course.reset.device, syncs, course.policy)
+    course.set(syncs=syncs, next_step=course.now + gap)
+    course.note(EventKind.SYNC_FORCED, evidence={"number": str(syncs)})
+    course.effects.add(Effect.SYNC)
+
+
+_OVERDUE = {
+    State.RECEIVED: Code.NOT_SENT_IN_TIME,
+    State.HELD: Code.NOT_SENT_IN_TIME,
+    State.CLEARED: Code.NOT_SENT_IN_TIME,
+    State.SENDING: Code.SEND_UNKNOWN,
+    State.TRIGGERED: Code.NOT_CHECKED_IN,
+    State.RESETTING: Code.RESET_TOO_LONG,
+    State.SETTLING: Code.NOT_PROVEN,
+}
+
+
+def _overdue(course: _Course) -> None:
+    reset = course.reset
+    if reset.state is State.ATTENTION:
+        code = reset.reason.code if reset.reason else Code.NOT_PROVEN
+        course.move(State.FAILED, Reason(Code.NOBODY_ACTED, f"It needed a person because: {code}."))
+    else:
+        course.move(State.ATTENTION, Reason(_OVERDUE[reset.state]), evidence.describe(reset.proof))
+
+
+# --- commands -----------------------------------------------------------------------------------------------------
+
+
+def _commanded(course: _Course, commanded: Commanded) -> None:
+    reset = course.reset
+    course.who = commanded.by
+    because = {"command": commanded.command.value, "why": commanded.why}
+    sent = reset.order is not None
+    match commanded.command, reset.state:
+        case Command.CANCEL, State.HELD | State.CLEARED:
+            course.move(State.CANCELLED, Reason(Code.CANCELLED), because)
+        case Command.CANCEL, State.ATTENTION:
+            course.move(State.CANCELLED, Reason(Code.RESET_ALREADY_SENT if sent else Code.CANCELLED), because)
+        case Command.RETRY, State.ATTENTION if not sent and not reset.doubtful:
+            course.move(State.CLEARED, evidence=because)
+            course.set(next_step=course.now + course.policy.redispatch_after)
+            course.effects.add(Effect.DISPATCH)
+        case Command.RETRY, State.ATTENTION if reset.attention_from is State.TRIGGERED:
+            course.move(State.TRIGGERED, evidence=because)
+            course.set(next_step=course.now)
+        case _:
+            reason = None if reset.state in NOTHING_SENT else Reason(Code.RESET_ALREADY_SENT)
+            course.note(EventKind.COMMAND_REFUSED, told=True, reason=reason, evidence=because)
+
+
+assert {state for pair in TRANSITIONS for state in pair} == set(State)  # noqa: S101 - checked once, at import
+assert all(state in _OVERDUE or state is State.ATTENTION for state in IN_FLIGHT)  # noqa: S101

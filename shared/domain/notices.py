@@ -1,0 +1,93 @@
+"""What is told, to whom, in which words."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from shared.domain.reset import Event, EventKind
+from shared.domain.states import State
+
+type JsonValue = str | int | None | Mapping[str, JsonValue] | list[JsonValue]
+
+
+class NoticeType(StrEnum):
+    """The CloudEvents `type` of every notice, without its prefix."""
+
+    REQUEST_ACCEPTED = "request.accepted"
+    REQUEST_REFUSED = "request.refused"
+    DEVICE_REFUSED = "device.refused"
+    DEVICE_READY = "device.ready"
+    DEVICE_FAILED = "device.failed"
+    DEVICE_CANCELLED = "device.cancelled"
+    DEVICE_ATTENTION = "device.attention"
+    DEVICE_RESUMED = "device.resumed"
+    """It goes on after it needed a person."""
+    DEVICE_LATE = "device.late"
+    COMMAND_REFUSED = "command.refused"
+    MESSAGE_POISONED = "message.poisoned"
+
+
+_BY_END = {
+    State.READY: NoticeType.DEVICE_READY,
+    State.FAILED: NoticeType.DEVICE_FAILED,
+    State.REFUSED: NoticeType.DEVICE_REFUSED,
+    State.CANCELLED: NoticeType.DEVICE_CANCELLED,
+    State.ATTENTION: NoticeType.DEVICE_ATTENTION,
+}
+_BY_KIND = {
+    EventKind.ACCEPTED: NoticeType.REQUEST_ACCEPTED,
+    EventKind.LATE: NoticeType.DEVICE_LATE,
+    EventKind.COMMAND_REFUSED: NoticeType.COMMAND_REFUSED,
+    EventKind.POISONED: NoticeType.MESSAGE_POISONED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """One thing that somebody is told. The id is the same whenever it is told again, so that repeats can be dropped."""
+
+    id: str
+    type: NoticeType
+    subject: str
+    queue: str
+    data: Mapping[str, JsonValue]
+
+
+def notice(event: Event, queue: str, known: Mapping[str, str | None] | None = None) -> Notice:
+    """The notice of an event that was marked to be told.
+
+    `known` names the device (serial number, name) for those who read the notice; it holds nothing personal.
+    """
+    kind = _type(event)
+    about = f"{event.request or 'none'}/{event.device or event.reference}" if _about_device(event) else event.request
+    data: dict[str, JsonValue] = {
+        "requestId": event.request,
+        "at": event.at.isoformat(),
+        "who": event.who,
+    }
+    if _about_device(event):
+        data["device"] = {"intuneId": event.device, "reference": event.reference, **(known or {})}
+        data["state"] = event.to_state
+        data["previousState"] = event.from_state
+    if event.reason is not None:
+        data |= {"code": event.reason.code, "message": event.reason.sentence, "remedy": event.reason.remedy}
+    if event.evidence:
+        data["evidence"] = dict(event.evidence)
+    return Notice(notice_id(event), kind, str(about), queue, data)
+
+
+def notice_id(event: Event) -> str:
+    """The same for the same event, however often it is told."""
+    return f"{event.request or 'none'}/{event.device or event.reference or 'request'}/{event.seq}/{_type(event)}"
+
+
+def _about_device(event: Event) -> bool:
+    return event.device is not None or bool(event.reference)
+
+
+def _type(event: Event) -> NoticeType:
+    if event.kind is EventKind.REFUSED:
+        return NoticeType.DEVICE_REFUSED if _about_device(event) else NoticeType.REQUEST_REFUSED
+    if event.kind is EventKind.MOVED and event.to_state is not None:
+        return _BY_END.get(event.to_state, NoticeType.DEVICE_RESUMED)
+    return _BY_KIND[event.kind]

@@ -1,0 +1,49 @@
+"""Orders to Intune (reset this device, sync that one) and what became of them."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from shared.domain.ids import ManagedDeviceId, OrderId
+
+
+class AnswerKind(StrEnum):
+    """What became of an order (a reset or a sync) to Intune."""
+
+    ACCEPTED = "accepted"
+    """Graph took it (204)."""
+    THROTTLED = "throttled"
+    """Refused for want of budget (429): it was not carried out."""
+    FORBIDDEN = "forbidden"
+    """Our identity lacks a permission, or a scope; the detail names which."""
+    NOT_FOUND = "not_found"
+    """There is no such managed device."""
+    REJECTED = "rejected"
+    """Graph will never take this order as it stands (400, 405, 409 and the like)."""
+    APPROVAL_REQUIRED = "approval_required"
+    """Multi Admin Approval holds it until a second administrator agrees."""
+    NOT_SENT = "not_sent"
+    """It provably never reached Graph: no connection, or no token."""
+    UNKNOWN = "unknown"
+    """No answer, or one (any 5xx) that does not tell whether it was carried out: never to be sent again blindly."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Graph's answer to one order."""
+
+    kind: AnswerKind
+    detail: str = ""
+    """One sentence for people: Graph's own words, unwrapped."""
+    retry_after: timedelta | None = None
+    approval_code: str | None = None
+    server_time: datetime | None = None
+    """Graph's clock when it answered (the Date header), so that times of two clocks are never compared blindly."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One order about one device."""
+
+    device: ManagedDeviceId
+    id: OrderId

@@ -1,0 +1,201 @@
+"""What Graph writes, read into records: pure functions over one JSON object each.
+
+They bear what Graph is known to send: fields that are missing, null or of another type, enum members beyond the
+published ones, dates of year 1 for "never", all-zero GUIDs for "none". Only a record that does not say which it is
+raises UnreadableRecordError. Nothing here logs a value: values may be personal.
+"""
+
+import logging
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from shared.domain.devices import (
+    ActionResult,
+    ActionState,
+    AuditedAction,
+    AutopilotIdentity,
+    CheckIn,
+    EntraDevice,
+    ManagedDevice,
+    Sighting,
+)
+from shared.domain.ids import EntraDeviceId, ManagedDeviceId, UserId
+
+type JsonObject = Mapping[str, object]
+
+_log = logging.getLogger(__name__)
+
+_GUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_NO_GUID = "00000000-0000-0000-0000-000000000000"
+_EARLIEST_YEAR = 1601
+"""Azure tables hold nothing earlier, and no device has."""
+_LATEST_YEAR = 9999
+"""What Graph writes for "without end": no instant either."""
+
+
+class UnreadableRecordError(ValueError):
+    """A record without the id that says which one it is."""
+
+
+def guid(value: object) -> str | None:
+    """Give a GUID in lower case; None for anything that is none, and for the all-zero GUID."""
+    if not isinstance(value, str):
+        return None
+    text = value.strip().lower()
+    return text if _GUID.fullmatch(text) and text != _NO_GUID else None
+
+
+def text(record: JsonObject, field: str) -> str | None:
+    """Give a text without blanks around it; None when missing, empty, or no text."""
+    value = record.get(field)
+    if not isinstance(value, str):
+        return None
+    # JSON can carry half a surrogate pair, which no URL and no table can.
+    return value.encode("utf-8", "replace").decode("utf-8").strip() or None
+
+
+def instant(record: JsonObject, field: str) -> datetime | None:
+    """Give an instant in UTC; None for "never" (year 1), "without end" (year 9999), and what is no date.
+
+    Graph writes 0 to 7 digits of a second's fraction; what is finer than a microsecond is cut off.
+    """
+    value = record.get(field)
+    if value is None or value == "":
+        return None
+    try:
+        if not isinstance(value, str):
+            raise TypeError
+        parsed = datetime.fromisoformat(value)
+        # Before the conversion, which overflows at both ends of the calendar.
+        if not _EARLIEST_YEAR <= parsed.year < _LATEST_YEAR:
+            return None
+        return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
+    except (ValueError, TypeError, OverflowError):
+        _log.warning("Graph sent a %s that is no date; it is taken as not told", field)
+        return None
+
+
+def primary_user(record: JsonObject) -> UserId | None:
+    """Give the primary user's id: empty where Graph says that there is none, None where it does not say."""
+    if "userId" not in record:
+        return None
+    value = record["userId"]
+    if value is None or (isinstance(value, str) and value.strip() in ("", _NO_GUID)):
+        return UserId("")
+    user = text(record, "userId")
+    return UserId(user) if user is not None else None
+
+
+def managed_device(record: JsonObject) -> ManagedDevice:
+    """Decode a `managedDevice`. Raises UnreadableRecordError without a GUID as id."""
+    entra = guid(record.get("azureADDeviceId"))
+    return ManagedDevice(
+        id=_managed_id(record, "id"),
+        name=text(record, "deviceName"),
+        serial_number=text(record, "serialNumber"),
+        entra_device_id=EntraDeviceId(entra) if entra else None,
+        operating_system=text(record, "operatingSystem"),
+        last_sync=instant(record, "lastSyncDateTime"),
+        enrolled_at=instant(record, "enrolledDateTime"),
+        management_state=text(record, "managementState"),
+        primary_user=primary_user(record),
+        model=text(record, "model"),
+    )
+
+
+def entra_device(record: JsonObject) -> EntraDevice:
+    """Decode a `device`. Raises UnreadableRecordError without a GUID as deviceId."""
+    device_id = guid(record.get("deviceId"))
+    if device_id is None:
+        raise UnreadableRecordError("an Entra device without a deviceId")
+    enabled = record.get("accountEnabled")
+    return EntraDevice(
+        device_id=EntraDeviceId(device_id),
+        trust_type=text(record, "trustType"),
+        account_enabled=enabled if isinstance(enabled, bool) else None,
+    )
+
+
+def autopilot_identity(record: JsonObject) -> AutopilotIdentity:
+    """Decode a `windowsAutopilotDeviceIdentity`, in either spelling of its Entra id.
+
+    Raises UnreadableRecordError without an id.
+    """
+    identity = text(record, "id")
+    if identity is None:
+        raise UnreadableRecordError("an Autopilot device identity without an id")
+    managed = guid(record.get("managedDeviceId"))
+    entra = guid(record.get("azureActiveDirectoryDeviceId")) or guid(record.get("azureAdDeviceId"))
+    return AutopilotIdentity(
+        id=identity,
+        serial_number=text(record, "serialNumber"),
+        group_tag=text(record, "groupTag"),
+        managed_device_id=ManagedDeviceId(managed) if managed else None,
+        entra_device_id=EntraDeviceId(entra) if entra else None,
+        enrollment_state=text(record, "enrollmentState"),
+    )
+
+
+def sighting(record: JsonObject, seen_at: datetime) -> Sighting:
+    """Decode a `managedDevice` with its actions. Raises UnreadableRecordError without a GUID as id."""
+    entra = guid(record.get("azureADDeviceId"))
+    return Sighting(
+        device=_managed_id(record, "id"),
+        seen_at=seen_at,
+        exists=True,
+        last_sync=instant(record, "lastSyncDateTime"),
+        management_state=text(record, "managementState"),
+        primary_user=primary_user(record),
+        actions=_actions(record),
+        entra_device_id=EntraDeviceId(entra) if entra else None,
+        enrolled_at=instant(record, "enrolledDateTime"),
+    )
+
+
+def check_in(record: JsonObject) -> CheckIn | None:
+    """Decode a listed `managedDevice` that has checked in; None for one that never has.
+
+    Raises UnreadableRecordError without a GUID as id.
+    """
+    device = _managed_id(record, "id")
+    last_sync = instant(record, "lastSyncDateTime")
+    return CheckIn(device, last_sync) if last_sync is not None else None
+
+
+def audited_action(record: JsonObject) -> AuditedAction | None:
+    """Decode a `remoteActionAudit`; None for one that does not tell its device, its action or its time."""
+    device, action, at = guid(record.get("managedDeviceId")), text(record, "action"), instant(record, "requestDateTime")
+    if device is None or action is None or at is None:
+        return None
+    return AuditedAction(ManagedDeviceId(device), action, at)
+
+
+def _managed_id(record: JsonObject, field: str) -> ManagedDeviceId:
+    device = guid(record.get(field))
+    if device is None:
+        raise UnreadableRecordError("a managed device without an id")
+    return ManagedDeviceId(device)
+
+
+def _actions(record: JsonObject) -> tuple[ActionResult, ...] | None:
+    results = record.get("deviceActionResults")
+    if not isinstance(results, list):
+        return None
+    return tuple(
+        ActionResult(
+            name=text(result, "actionName"),
+            state=_action_state(result.get("actionState")),
+            started_at=instant(result, "startDateTime"),
+            updated_at=instant(result, "lastUpdatedDateTime"),
+        )
+        for result in results
+        if isinstance(result, Mapping)
+    )
+
+
+def _action_state(value: object) -> ActionState:
+    try:
+        return ActionState(value) if isinstance(value, str) else ActionState.UNKNOWN
+    except ValueError:
+        return ActionState.UNKNOWN

@@ -1,0 +1,266 @@
+"""The part of msgraph-sdk that Turnaround uses: its request builders and its HTTP client.
+
+Importing this module imports msgraph-sdk, which takes a third of a second; only `GraphIntune.create` does so. Nothing
+here lets the SDK repeat a call, follow a redirect, or read an answer: each of these can turn one reset into two, or a
+failure into a success.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, cast
+
+import httpx
+from kiota_abstractions.authentication import AuthenticationProvider
+from kiota_abstractions.base_request_configuration import RequestConfiguration
+from kiota_abstractions.method import Method
+from kiota_abstractions.request_information import RequestInformation
+from kiota_authentication_azure.azure_identity_authentication_provider import AzureIdentityAuthenticationProvider
+from kiota_http.kiota_client_factory import KiotaClientFactory
+from kiota_http.middleware import RedirectHandler, RetryHandler, UrlReplaceHandler
+from kiota_http.observability_options import ObservabilityOptions
+from msgraph.generated.device_management.managed_devices.item.managed_device_item_request_builder import (
+    ManagedDeviceItemRequestBuilder,
+)
+from msgraph.generated.device_management.managed_devices.item.wipe.wipe_post_request_body import WipePostRequestBody
+from msgraph.generated.device_management.managed_devices.managed_devices_request_builder import (
+    ManagedDevicesRequestBuilder,
+)
+from msgraph.generated.device_management.windows_autopilot_device_identities import (
+    windows_autopilot_device_identities_request_builder as autopilot_builder,
+)
+from msgraph.generated.devices.devices_request_builder import DevicesRequestBuilder
+from msgraph.graph_request_adapter import GraphRequestAdapter
+from msgraph.graph_service_client import GraphServiceClient
+from msgraph_core import GraphClientFactory  # type: ignore[import-untyped]  # it ships no py.typed
+
+from shared.domain.ids import ManagedDeviceId
+from shared.graph.endpoint import GraphEndpoint
+from shared.graph.finding import Collection, Question
+
+if TYPE_CHECKING:
+    from azure.core.credentials_async import AsyncTokenCredential
+
+FACTS = [
+    "id",
+    "deviceName",
+    "serialNumber",
+    "azureADDeviceId",
+    "operatingSystem",
+    "lastSyncDateTime",
+    "enrolledDateTime",
+    "managementState",
+    "userId",
+    "model",
+]
+SIGHT = [
+    "id",
+    "lastSyncDateTime",
+    "managementState",
+    "userId",
+    "deviceActionResults",
+    "azureADDeviceId",
+    "enrolledDateTime",
+]
+_ENTRA = ["id", "deviceId", "trustType", "accountEnabled"]
+
+_ENCODED_NAME = re.compile(r"([?&])%24")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call, as an item of a `$batch` or by itself."""
+
+    method: str
+    path: str
+    """With the query, from behind the API's version."""
+    template: str
+    """The path without any value: for logs."""
+    body: Mapping[str, object] | None = None
+
+
+def literal(value: str) -> str:
+    """Write a text as OData string literal."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+class Sdk:
+    """Builds calls and turns them into HTTP requests with a token."""
+
+    def __init__(
+        self, endpoint: GraphEndpoint, credential: "AsyncTokenCredential", transport: httpx.AsyncBaseTransport
+    ) -> None:
+        # trust_env off: no proxy setting of the environment may see a token. UrlReplaceHandler goes too: it writes
+        # whole URLs, with serial numbers in them, to traces, and only serves "/me".
+        middleware = [
+            handler
+            for handler in KiotaClientFactory.get_default_middleware(None)
+            if not isinstance(handler, RetryHandler | RedirectHandler | UrlReplaceHandler)
+        ]
+        client = httpx.AsyncClient(
+            transport=transport,
+            timeout=httpx.Timeout(100, connect=10, pool=30),
+            follow_redirects=False,
+            trust_env=False,
+        )
+        self.http: httpx.AsyncClient = GraphClientFactory.create_with_custom_middleware(middleware, client=client)
+        # Without continuous access evaluation: its answer to a revoked token is a 401 that wants the call sent again.
+        provider = AzureIdentityAuthenticationProvider(
+            credential, scopes=[endpoint.scope], allowed_hosts=[endpoint.host], is_cae_enabled=False
+        )
+        self._endpoint = endpoint
+        self._v1 = self._adapter(provider, "v1.0")
+        self._beta = self._adapter(provider, "beta")
+        self._client = GraphServiceClient(request_adapter=self._v1)
+
+    def _adapter(self, provider: AuthenticationProvider, version: str) -> GraphRequestAdapter:
+        adapter = GraphRequestAdapter(provider, client=self.http)
+        adapter.base_url = f"{self._endpoint.origin}/{version}"
+        adapter.observability_options = ObservabilityOptions(include_euii_attributes=False)
+        return adapter
+
+    def reset(self, device: ManagedDeviceId) -> Call:
+        """Build an Autopilot Reset: a wipe that keeps the enrolment and not the user's data.
+
+        Both flags are stated: the SDK's defaults, and Graph's, mean a full wipe.
+        """
+        body = WipePostRequestBody(keep_enrollment_data=True, keep_user_data=False)
+        item = self._client.device_management.managed_devices.by_managed_device_id(device)
+        return _call(item.wipe.to_post_request_information(body))
+
+    def sync(self, device: ManagedDeviceId) -> Call:
+        """Build the order to check in."""
+        item = self._client.device_management.managed_devices.by_managed_device_id(device)
+        return _call(item.sync_device.to_post_request_information())
+
+    def device(self, device: str, select: Sequence[str]) -> Call:
+        """Build the GET of one managed device."""
+        query = ManagedDeviceItemRequestBuilder.ManagedDeviceItemRequestBuilderGetQueryParameters(select=list(select))
+        item = self._client.device_management.managed_devices.by_managed_device_id(device)
+        return _call(item.to_get_request_information(RequestConfiguration(query_parameters=query)))
+
+    def devices(self, where: str | None, select: Sequence[str]) -> Call:
+        """Build the GET of the managed devices for which a filter holds."""
+        query = ManagedDevicesRequestBuilder.ManagedDevicesRequestBuilderGetQueryParameters(
+            filter=where, select=list(select)
+        )
+        builder = self._client.device_management.managed_devices
+        return _call(builder.to_get_request_information(RequestConfiguration(query_parameters=query)))
+
+    def changed_since(self, since: datetime) -> Call:
+        """Build the GET of the managed devices that have synced after a time, which is cut to seconds."""
+        where = f"lastSyncDateTime gt {since:%Y-%m-%dT%H:%M:%SZ}"
+        return self.devices(where, ["id", "lastSyncDateTime", "operatingSystem"])
+
+    def identities(self, where: str | None) -> Call:
+        """Build the GET of Autopilot device identities.
+
+        Without $select: Graph spells one property in two ways, and refuses a $select of a property it does not know.
+        """
+        builder = autopilot_builder.WindowsAutopilotDeviceIdentitiesRequestBuilder
+        query = builder.WindowsAutopilotDeviceIdentitiesRequestBuilderGetQueryParameters(filter=where)
+        identities = self._client.device_management.windows_autopilot_device_identities
+        return _call(identities.to_get_request_information(RequestConfiguration(query_parameters=query)))
+
+    def entra_devices(self, where: str | None, top: int | None = None) -> Call:
+        """Build the GET of Entra devices."""
+        query = DevicesRequestBuilder.DevicesRequestBuilderGetQueryParameters(filter=where, select=_ENTRA, top=top)
+        return _call(self._client.devices.to_get_request_information(RequestConfiguration(query_parameters=query)))
+
+    def audits(self, action: str) -> Call:
+        """Build the GET of the audited remote actions of one kind (beta).
+
+        The filter on `action` is the one seen in use; 'or' was seen to act like 'and'.
+        """
+        template = "{+baseurl}/deviceManagement/remoteActionAudits{?%24filter}"
+        information = RequestInformation(Method.GET, template, {})
+        information.query_parameters["%24filter"] = f"action eq {literal(action)}"
+        return _call(information)
+
+    def question(self, question: Question) -> Call:
+        """Build the call that answers a question about devices.
+
+        The filters are those that the schema's descriptions allow (managedDevice) or that are seen to work
+        (contains on serialNumber for Autopilot identities, whose eq is refused).
+        """
+        match question:
+            case Question(Collection.MANAGED, "id", value):
+                return self.device(value, FACTS)
+            case Question(Collection.MANAGED, by, value):
+                return self.devices(f"{by} eq {literal(value)}", FACTS)
+            case Question(Collection.AUTOPILOT, by, value):
+                return self.identities(f"contains({by},{literal(value)})")
+            case Question(Collection.ENTRA, by, value):
+                return self.entra_devices(f"{by} eq {literal(value)}")
+        raise ValueError(question)
+
+    def whole(self, collection: Collection, *, windows_only: bool) -> Call:
+        """Build the call that lists a collection."""
+        where = "operatingSystem eq 'Windows'" if windows_only else None
+        match collection:
+            case Collection.MANAGED:
+                return self.devices(where, FACTS)
+            case Collection.AUTOPILOT:
+                return self.identities(None)
+            case Collection.ENTRA:
+                return self.entra_devices(where, top=999)
+        raise ValueError(collection)
+
+    async def get(self, call: Call, request_id: str) -> httpx.Request:
+        """Make a call of its own into a request. Raises whatever the credential raises."""
+        information = RequestInformation(Method.GET, None, {})
+        information.url = f"{self._v1.base_url}{call.path}"
+        return await self._signed(self._v1, information, request_id)
+
+    async def follow(self, link: str, request_id: str) -> httpx.Request:
+        """Make the request for an `@odata.nextLink`. Raises ValueError for one that leads to another host."""
+        target, home = httpx.URL(link), httpx.URL(self._endpoint.origin)
+        if (target.scheme, target.host, target.port) != (home.scheme, home.host, home.port):
+            raise ValueError("a next page on another host")
+        information = RequestInformation(Method.GET, None, {})
+        information.url = link
+        return await self._signed(self._v1, information, request_id)
+
+    async def batch(self, items: Mapping[str, tuple[Call, str]], request_id: str, *, beta: bool) -> httpx.Request:
+        """Make one `$batch` of calls with their client-request-ids. Raises whatever the credential raises.
+
+        As raw JSON: the SDK's own batch drops the bodies of its items and forgets their ids.
+        """
+        requests = [
+            {
+                "id": key,
+                "method": call.method,
+                "url": call.path,
+                "headers": {"client-request-id": own_id}
+                | ({"Content-Type": "application/json"} if call.body is not None else {}),
+            }
+            | ({"body": call.body} if call.body is not None else {})
+            for key, (call, own_id) in items.items()
+        ]
+        information = RequestInformation(Method.POST, "{+baseurl}/$batch", {})
+        information.content = json.dumps({"requests": requests}).encode()
+        information.headers.add("Content-Type", "application/json")
+        return await self._signed(self._beta if beta else self._v1, information, request_id)
+
+    async def _signed(
+        self, adapter: GraphRequestAdapter, information: RequestInformation, own_id: str
+    ) -> httpx.Request:
+        # convert_to_native_async does not do this, and without a host it adds no token.
+        information.path_parameters["baseurl"] = adapter.base_url
+        information.headers.add("Accept", "application/json")
+        information.headers.add("client-request-id", own_id)
+        request = cast("httpx.Request", await adapter.convert_to_native_async(information))
+        if not request.headers.get("Authorization"):
+            raise ValueError("the credential gave no token for Microsoft Graph")
+        return request
+
+
+def _call(information: RequestInformation) -> Call:
+    information.path_parameters["baseurl"] = ""
+    template = (information.url_template or "").removeprefix("{+baseurl}").split("{?")[0].replace("%2D", "-")
+    # The SDK's transport decodes the names of parameters ($filter); an item of a $batch does not pass through it.
+    path = _ENCODED_NAME.sub(r"\1$", information.url)
+    method = information.http_method.value if information.http_method else "GET"
+    return Call(method, path, template, json.loads(information.content) if information.content else None)

@@ -1,0 +1,94 @@
+"""Take turnarounds a step further: read, decide, commit, hand out what was committed. Every stage goes through here."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+
+from shared.domain.devices import ManagedDevice
+from shared.domain.ids import ManagedDeviceId
+from shared.domain.lifecycle import Decision, Effect, Happening, step
+from shared.domain.notices import notice
+from shared.domain.reset import Event, Reset
+from shared.domain.states import TERMINAL
+from shared.pipeline.parts import Outgoing, Parts, flush, outbox_change, to_dispatch, to_tell
+from shared.state import rows
+from shared.state.rows import Stored
+from shared.state.store import reset_changes
+from shared.state.table import Change
+
+TRIES = 6
+"""How often a decision is made anew when somebody else changes the device at the same time."""
+
+
+class ContendedError(Exception):
+    """A device was changed by others at every try; the message comes back later."""
+
+
+async def advance(
+    parts: Parts,
+    happenings: Mapping[ManagedDeviceId, Sequence[Happening]],
+    who: str,
+    together: Sequence[Change] = (),
+) -> dict[ManagedDeviceId, Decision]:
+    """Step each device through what happened to it, in one transaction or as few as hold them, and commit.
+
+    A conflict re-reads and re-decides; nothing is overwritten. Devices not in flight are left out of the answer.
+    `together` is committed in the same transaction as all of them; then a conflict is not tried again here.
+    Raises ContendedError when others keep changing a device, Conflict for `together`.
+    """
+    decided: dict[ManagedDeviceId, Decision] = {}
+    waiting = list(happenings)
+    previous: dict[ManagedDeviceId, Reset] = {}
+    for _ in range(TRIES):
+        stored = await parts.store.resets(waiting)
+        now = parts.clock()
+        pending: dict[ManagedDeviceId, tuple[Decision, list[Change], list[Outgoing]]] = {}
+        for device, found in stored.items():
+            if previous.get(device) == found.record:
+                continue  # our own commit, whose answer was lost on the way back
+            decision = _steps(found.record, happenings[device], now, parts, who)
+            decided[device] = decision
+            if decision.reset != found.record or decision.events:
+                pending[device] = (decision, *changes_of(decision, found, now))
+        groups = [changes for _, changes, _ in pending.values()]
+        conflicts = {list(pending)[number] for number in await parts.store.commit_groups(groups, together)}
+        outgoing = [out for device, (_, _, outs) in pending.items() if device not in conflicts for out in outs]
+        await flush(parts, outgoing)
+        if not conflicts:
+            return decided
+        if together:
+            raise ContendedError("what belongs together was changed by others")
+        waiting = sorted(conflicts)
+        previous = {device: decided.pop(device).reset for device in waiting}
+    raise ContendedError(f"{len(waiting)} devices were changed by others at every try: {', '.join(waiting[:5])}")
+
+
+def _steps(reset: Reset, happenings: Sequence[Happening], now: datetime, parts: Parts, who: str) -> Decision:
+    events: list[Event] = []
+    effects: set[Effect] = set()
+    for happening in happenings:
+        decision = step(reset, happening, now, parts.policy, who)
+        reset = decision.reset
+        events += decision.events
+        effects |= decision.effects
+    return Decision(reset, tuple(events), frozenset(effects))
+
+
+def changes_of(decision: Decision, old: Stored[Reset] | None, now: datetime) -> tuple[list[Change], list[Outgoing]]:
+    """All rows that a decision changes, for one transaction: the device's state, its history, what is promised."""
+    reset = decision.reset
+    changes = reset_changes(reset, old)
+    outgoing: list[Outgoing] = []
+    for event in decision.events:
+        changes.append(rows.insert_event(event))
+        if event.told:
+            outgoing.append(to_tell(now, notice(event, reset.outcome_queue, called(reset.before))))
+    if reset.state in TERMINAL:
+        changes.append(rows.closed(decision.events[-1], reset))
+    if Effect.DISPATCH in decision.effects:
+        outgoing.append(to_dispatch(now, reset.device))
+    return [*changes, *map(outbox_change, outgoing)], outgoing
+
+
+def called(device: ManagedDevice) -> dict[str, str | None]:
+    """What a notice calls the device by, beside its id."""
+    return {"serialNumber": device.serial_number, "name": device.name}

@@ -1,0 +1,344 @@
+"""A request came in: check it, keep it, look its devices up, and decide for each whether it may be reset.
+
+The message's work is done once the request is kept, with a wake-up of its own: if Graph is down or this process dies,
+the sweep goes on with it. Doing any of it again changes nothing and answers the same.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from shared.domain import eligibility, guardrails, timing
+from shared.domain.devices import DeviceFacts, DeviceReference, Finding, ReferenceKind
+from shared.domain.guardrails import Halt
+from shared.domain.ids import ManagedDeviceId, RequestId
+from shared.domain.lifecycle import Judged, step
+from shared.domain.notices import notice
+from shared.domain.reasons import Code, Reason
+from shared.domain.request import MAX_DEVICES, RefusedMessage, ResetRequest, parse
+from shared.domain.reset import Event, EventKind, Reset
+from shared.domain.states import State
+from shared.domain.timing import WakeKind
+from shared.pipeline.advance import called, changes_of
+from shared.pipeline.parts import BATCH, Outgoing, Parts, flush, outbox_change, to_tell
+from shared.pipeline.ports import GraphError
+from shared.state import rows
+from shared.state.rows import RequestRecord, RequestState, Stored
+from shared.state.table import Change, Conflict
+
+log = logging.getLogger(__name__)
+WHO = "intake"
+RETRY = timedelta(minutes=2)
+"""When a request is looked at again whose devices could not be looked up; doubled each time, up to an hour."""
+
+
+async def intake(parts: Parts, body: str) -> None:
+    """Take a message in. A message that is no valid request is refused with an outcome, and never comes back."""
+    request = parse(body)
+    if isinstance(request, RefusedMessage):
+        await _refuse_message(parts, request)
+        return
+    record = await _keep(parts, request, body)
+    if record is not None and record.state is RequestState.ACCEPTED:
+        await expand(parts, request.id)
+
+
+# --- keeping the request ------------------------------------------------------------------------------------------
+
+
+async def _keep(parts: Parts, request: ResetRequest, body: str) -> RequestRecord | None:
+    """Keep the request, or this part of it. Gives its record, or None where it was refused."""
+    while True:
+        known = await parts.store.request(request.id)
+        try:
+            if known is None:
+                return await _keep_new(parts, request, body)
+            return await _keep_part(parts, request, body, known)
+        except Conflict:
+            log.info("request %s: another message of it came at the same time", request.id)
+
+
+async def _keep_new(parts: Parts, request: ResetRequest, body: str) -> RequestRecord:
+    now = parts.clock()
+    count = request.part.of if request.part else 1
+    complete = count == 1
+    due = rows.due_key(now + (RETRY if complete else parts.policy.parts_within), f"request:{request.id}")
+    record = RequestRecord(
+        id=request.id,
+        state=RequestState.ACCEPTED if complete else RequestState.RECEIVING,
+        header_digest=request.header_digest,
+        parts=count,
+        received_at=now,
+        requester=request.requester,
+        ticket=request.reason,
+        outcome_queue=request.outcome_queue,
+        not_before=request.not_before,
+        ready_by=request.ready_by,
+        due=due,
+    )
+    told, outgoing = _accepted(record, now) if complete else ([], [])
+    await parts.store.commit(
+        [
+            rows.insert(rows.request_key(request.id), record, state=record.state.value),
+            _part(request, body),
+            rows.insert_due(due, WakeKind.SWEEP, None, request.id),
+            *told,
+        ]
+    )
+    await flush(parts, outgoing)
+    return record
+
+
+async def _keep_part(
+    parts: Parts, request: ResetRequest, body: str, known: Stored[RequestRecord]
+) -> RequestRecord | None:
+    record, now = known.record, parts.clock()
+    count, number = (request.part.of, request.part.number) if request.part else (1, 1)
+    if record.state is RequestState.REFUSED:
+        reused = Reason(Code.REQUEST_ID_REUSED, "The request under this id was refused.")
+        await _refuse_request(parts, request.id, request.outcome_queue, reused)
+        return None
+    if (record.header_digest, record.parts) != (request.header_digest, count):
+        code = Code.PARTS_DISAGREE if request.part and record.parts > 1 else Code.REQUEST_ID_REUSED
+        await _refuse_request(parts, request.id, request.outcome_queue, Reason(code))
+        return None
+    kept = await parts.store.part(request.id, number)
+    if kept is not None and kept.values["digest"] != request.digest:
+        await _refuse_request(parts, request.id, request.outcome_queue, Reason(Code.REQUEST_ID_REUSED))
+        return None
+    if kept is None:
+        await parts.store.commit([_part(request, body)])
+    if record.state is not RequestState.RECEIVING:
+        # The same again: the same answer, under the same id, so that whoever has it already can drop it.
+        _, outgoing = _accepted(record, record.received_at)
+        await parts.store.commit([outbox_change(out) for out in outgoing])
+        await flush(parts, outgoing)
+        return record
+    present = [row async for row in parts.store.parts(request.id)]
+    if len(present) < record.parts:
+        return record
+    due = rows.due_key(now + RETRY, f"request:{request.id}")
+    accepted = replace(record, state=RequestState.ACCEPTED, due=due)
+    told, outgoing = _accepted(accepted, now)
+    await parts.store.commit([*_update_request(known, accepted), *told])
+    await flush(parts, outgoing)
+    return accepted
+
+
+def _part(request: ResetRequest, body: str) -> Change:
+    number = request.part.number if request.part else 1
+    return rows.insert_part(rows.part_key(request.id, number), body, request.digest)
+
+
+def _accepted(record: RequestRecord, now: datetime) -> tuple[list[Change], list[Outgoing]]:
+    event = Event(kind=EventKind.ACCEPTED, at=now, who=WHO, request=record.id, told=True)
+    outgoing = [to_tell(now, notice(event, record.outcome_queue))]
+    return [rows.insert_event(event), *map(outbox_change, outgoing)], outgoing
+
+
+def _update_request(known: Stored[RequestRecord], record: RequestRecord) -> list[Change]:
+    """The request's row and its wake-up, as the record now has them."""
+    changes = [rows.replace(rows.request_key(record.id), known.etag, record, state=record.state.value)]
+    if known.record.due and known.record.due != record.due:
+        changes.append(rows.delete(known.record.due))
+    if record.due and known.record.due != record.due:
+        changes.append(rows.insert_due(record.due, WakeKind.SWEEP, None, record.id))
+    return changes
+
+
+# --- refusing -----------------------------------------------------------------------------------------------------
+
+
+async def _refuse_message(parts: Parts, refused: RefusedMessage) -> None:
+    reason = Reason(refused.code, "; ".join(refused.problems))
+    log.warning("request %s refused: %s", refused.id, reason.code)
+    await _refuse_request(parts, refused.id, refused.outcome_queue, reason)
+
+
+async def _refuse_request(parts: Parts, request: RequestId, queue: str, reason: Reason) -> None:
+    event = Event(kind=EventKind.REFUSED, at=parts.clock(), who=WHO, request=request, reason=reason, told=True)
+    outgoing = [to_tell(event.at, notice(event, queue))]
+    await parts.store.commit([rows.insert_event(event), *map(outbox_change, outgoing)])
+    await flush(parts, outgoing)
+
+
+async def _refuse_known(parts: Parts, known: Stored[RequestRecord], reason: Reason) -> None:
+    event = Event(kind=EventKind.REFUSED, at=parts.clock(), who=WHO, request=known.record.id, reason=reason, told=True)
+    outgoing = [to_tell(event.at, notice(event, known.record.outcome_queue))]
+    refused = replace(known.record, state=RequestState.REFUSED, due=None)
+    told = [rows.insert_event(event), *map(outbox_change, outgoing)]
+    await parts.store.commit([*_update_request(known, refused), *told])
+    await flush(parts, outgoing)
+
+
+async def resume(parts: Parts, request_id: RequestId) -> None:
+    """Go on with a request whose wake-up has come: look its devices up, or refuse it where parts are still missing."""
+    known = await parts.store.request(request_id)
+    if known is not None and known.record.state is RequestState.RECEIVING:
+        await _refuse_known(parts, known, Reason(Code.PARTS_MISSING))
+    else:
+        await expand(parts, request_id)
+
+
+# --- its devices --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Named:
+    """A device that the request names, or a name that leads to none."""
+
+    reference: DeviceReference
+    outcome: DeviceFacts | Reason
+
+
+async def expand(parts: Parts, request_id: RequestId) -> None:
+    """Look up every device of an accepted request and decide for each. Interrupted, it goes on where it stopped."""
+    known = await parts.store.request(request_id)
+    if known is None or known.record.state is not RequestState.ACCEPTED:
+        return
+    references: dict[DeviceReference, None] = {}
+    async for row in parts.store.parts(request_id):
+        part = parse(rows.unpack(row.values["body"]))
+        if isinstance(part, ResetRequest):
+            references |= dict.fromkeys(part.references())
+    if len(references) > MAX_DEVICES:
+        await _refuse_known(parts, known, Reason(Code.TOO_MANY_DEVICES))
+        return
+    try:
+        findings = await (await parts.intune()).find(list(references))
+    except GraphError as error:
+        log.warning("request %s waits, since its devices could not be looked up: %s", request_id, error)
+        await _try_later(parts, known)
+        return
+    halt = await parts.store.halt()
+    devices = _devices(references, findings)
+    for start in range(0, len(devices), BATCH):
+        await _take(parts, known.record, devices[start : start + BATCH], halt)
+    done = replace(known.record, state=RequestState.EXPANDED, devices=len(devices), due=None)
+    await _settle(parts, known, done)
+
+
+async def _try_later(parts: Parts, known: Stored[RequestRecord]) -> None:
+    tries = known.record.tries + 1
+    wait = min(RETRY * 2 ** min(tries, 10), timedelta(hours=1))
+    due = rows.due_key(parts.clock() + wait, f"request:{known.record.id}")
+    await _settle(parts, known, replace(known.record, tries=tries, due=due))
+
+
+async def _settle(parts: Parts, known: Stored[RequestRecord], record: RequestRecord) -> None:
+    try:
+        await parts.store.commit(_update_request(known, record))
+    except Conflict:
+        log.info("request %s: another instance goes on with it", record.id)
+
+
+def _devices(references: Mapping[DeviceReference, None], findings: Mapping[DeviceReference, Finding]) -> list[_Named]:
+    """Each device once, by the first reference that names it."""
+    named: list[_Named] = []
+    seen: set[ManagedDeviceId] = set()
+    for reference in references:
+        finding = findings.get(reference, Finding())
+        for outcome in _outcomes(reference, finding):
+            if isinstance(outcome, DeviceFacts):
+                if outcome.managed.id in seen:
+                    continue
+                seen.add(outcome.managed.id)
+            named.append(_Named(reference, outcome))
+    return named
+
+
+def _outcomes(reference: DeviceReference, finding: Finding) -> Sequence[DeviceFacts | Reason]:
+    if reference.kind is not ReferenceKind.GROUP_TAG:
+        return [eligibility.resolve(finding)]
+    missing = len(finding.not_enrolled)
+    absent = [Reason(Code.NOT_ENROLLED, f"{missing} devices of this group tag.")] if missing else []
+    return [*finding.devices, *absent] or [Reason(Code.NO_DEVICES)]
+
+
+async def _take(parts: Parts, request: RequestRecord, devices: Sequence[_Named], halt: Halt | None) -> None:
+    """Commit what becomes of up to 20 devices."""
+    now = parts.clock()
+    ids = [named.outcome.managed.id for named in devices if isinstance(named.outcome, DeviceFacts)]
+    flying = await parts.store.resets(ids)
+    abouts = [_about(named) for named in devices]
+    ended = await parts.store.is_closed(request.id, abouts)
+    groups: list[list[Change]] = []
+    outgoing: list[list[Outgoing]] = []
+    taken: list[_Named] = []
+    for about, one in zip(abouts, devices, strict=True):
+        mine = isinstance(one.outcome, DeviceFacts) and flying.get(one.outcome.managed.id)
+        if about in ended or (mine and mine.record.request == request.id):
+            continue
+        other = mine.record.request if mine else None
+        changes, outs = _decide(parts, request, one, halt, other, now)
+        groups.append(changes)
+        outgoing.append(outs)
+        taken.append(one)
+    conflicts = set(await parts.store.commit_groups(groups))
+    await flush(parts, [out for number, outs in enumerate(outgoing) if number not in conflicts for out in outs])
+    again = [one for number, one in enumerate(taken) if number in conflicts]
+    if again:
+        await _take(parts, request, again, halt)
+
+
+def _about(named: _Named) -> str:
+    return (
+        named.outcome.managed.id
+        if isinstance(named.outcome, DeviceFacts)
+        else rows.about_reference(str(named.reference))
+    )
+
+
+def _decide(
+    parts: Parts, request: RequestRecord, named: _Named, halt: Halt | None, other: RequestId | None, now: datetime
+) -> tuple[list[Change], list[Outgoing]]:
+    """What becomes of one device: its rows and what goes out."""
+    if isinstance(named.outcome, Reason):
+        return _refused_reference(request, named, named.outcome, now, None)
+    facts = named.outcome
+    if other is not None:
+        reason = Reason(Code.ALREADY_IN_FLIGHT, f"It is the request {other}.")
+        return _refused_reference(request, named, reason, now, facts)
+    reset = Reset(
+        device=facts.managed.id,
+        request=request.id,
+        requester=request.requester,
+        ticket=request.ticket,
+        reference=str(named.reference),
+        outcome_queue=request.outcome_queue,
+        before=facts.managed,
+        facts_at=facts.read_at,
+        state=State.RECEIVED,
+        since=now,
+        deadline=timing.deadline(State.RECEIVED, now, parts.policy),
+        not_before=request.not_before,
+        ready_by=request.ready_by,
+    )
+    hold = guardrails.hold(halt, request.not_before, now)
+    judged = Judged(
+        refusal=eligibility.refusal(facts, parts.policy),
+        hold=hold.reason if hold else None,
+        until=hold.until if hold else None,
+    )
+    return changes_of(step(reset, judged, now, parts.policy, WHO), None, now)
+
+
+def _refused_reference(
+    request: RequestRecord, named: _Named, reason: Reason, now: datetime, facts: DeviceFacts | None
+) -> tuple[list[Change], list[Outgoing]]:
+    """Refuse what has no turnaround of its own: a name that leads nowhere, or a device that has one already."""
+    event = Event(
+        kind=EventKind.REFUSED,
+        at=now,
+        who=WHO,
+        request=request.id,
+        device=facts.managed.id if facts else None,
+        reference=str(named.reference),
+        to_state=State.REFUSED,
+        reason=reason,
+        told=True,
+    )
+    known = called(facts.managed) if facts else None
+    outgoing = [to_tell(now, notice(event, request.outcome_queue, known))]
+    return [rows.insert_event(event), rows.closed(event, None), *map(outbox_change, outgoing)], outgoing

@@ -1,0 +1,99 @@
+"""The real parts a stage works with, built by `shared.wiring`; tests and the sandbox build others."""
+
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from shared.domain.ids import ManagedDeviceId
+from shared.domain.notices import Notice
+from shared.domain.policy import Policy
+from shared.messages.queues import DISPATCH, MAX_BODY, NOTICES, Queues
+from shared.pipeline.ports import Intune
+from shared.state import rows
+from shared.state.rows import OutboxRecord
+from shared.state.store import Store
+from shared.state.table import MAX_CHANGES, Change
+
+Clock = Callable[[], datetime]
+Outgoing = tuple[str, OutboxRecord]
+"""An outbox row's key and what it holds."""
+
+BATCH = 20
+"""Devices in one dispatch message and in one `$batch`, which Graph limits to 20."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything a stage may touch. Clock, ids and sleep are parts too, so that a run can be replayed."""
+
+    store: Store
+    queues: Queues
+    intune: Callable[[], Awaitable[Intune]]
+    """Connects at the first call, as the SDK is slow to load and many invocations never need it."""
+    policy: Policy
+    clock: Clock
+    """Aware UTC."""
+    new_id: Callable[[], str]
+    """A fresh GUID each time."""
+    sleep: Callable[[float], Awaitable[None]]
+    """Seconds."""
+
+
+def to_dispatch(at: datetime, device: ManagedDeviceId) -> Outgoing:
+    """The outbox row that gives a device its turn."""
+    return _outgoing(at, OutboxRecord(DISPATCH, json.dumps(device)))
+
+
+def to_tell(at: datetime, notice: Notice) -> Outgoing:
+    """The outbox row of a notice."""
+    return _outgoing(at, OutboxRecord(NOTICES, rows.doc(notice)))
+
+
+def to_queue(at: datetime, queue: str, body: str) -> Outgoing:
+    """The outbox row of a whole message."""
+    return _outgoing(at, OutboxRecord(queue, body))
+
+
+def _outgoing(at: datetime, record: OutboxRecord) -> Outgoing:
+    return rows.outbox_key(at, record), record
+
+
+def outbox_change(outgoing: Outgoing) -> Change:
+    """The change that commits an outbox row with what caused it."""
+    key, record = outgoing
+    return rows.put(key, record)
+
+
+async def flush(parts: Parts, outgoing: Sequence[Outgoing]) -> None:
+    """Hand committed outbox rows to their queues, then drop them. A crash in between repeats messages, losing none."""
+    for queue in dict.fromkeys(record.queue for _, record in outgoing):
+        batch = [(key, record) for key, record in outgoing if record.queue == queue]
+        for body in bodies(queue, [record.item for _, record in batch]):
+            await parts.queues.send(queue, body)
+        keys = list(dict.fromkeys(key for key, _ in batch))
+        for start in range(0, len(keys), MAX_CHANGES):
+            await parts.store.drop(keys[start : start + MAX_CHANGES])
+
+
+def bodies(queue: str, items: Sequence[str]) -> list[str]:
+    """Message texts that carry the items, in order: devices to dispatch by twenties, notices as many as fit."""
+    match queue:
+        case "reset-dispatch":
+            return [_array("devices", items[start : start + BATCH]) for start in range(0, len(items), BATCH)]
+        case "reset-notices":
+            packed: list[list[str]] = []
+            size = MAX_BODY
+            for item in items:
+                if size + len(item.encode()) + 1 > MAX_BODY - 20:
+                    packed.append([])
+                    size = 0
+                packed[-1].append(item)
+                size += len(item.encode()) + 1
+            return [_array("notices", some) for some in packed]
+        case _:
+            return list(items)
+
+
+def _array(name: str, items: Sequence[str]) -> str:
+    return f'{{"{name}":[{",".join(items)}]}}'

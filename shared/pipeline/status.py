@@ -1,0 +1,100 @@
+"""What there is to know of a request or a device: read from the table alone, so that the front app can."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from shared.domain.ids import ManagedDeviceId, RequestId
+from shared.domain.reasons import Reason
+from shared.domain.reset import Event, EventKind, Reset
+from shared.domain.states import TERMINAL, State
+from shared.state.rows import ClosedRecord, RequestState
+from shared.state.store import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceStatus:
+    """One device of a request, or a name in it that leads to none."""
+
+    reference: str
+    state: State
+    since: datetime
+    intune_id: ManagedDeviceId | None = None
+    serial_number: str | None = None
+    name: str | None = None
+    reason: Reason | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestStatus:
+    """A request and its devices."""
+
+    id: RequestId
+    state: RequestState
+    received_at: datetime
+    ended: bool
+    """Every device has ended: ready, refused, cancelled or failed."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """Devices by state."""
+    devices: tuple[DeviceStatus, ...] = ()
+    reason: Reason | None = None
+    """Why the request as a whole was refused."""
+
+
+async def request_status(store: Store, request: RequestId) -> RequestStatus | None:
+    """The state of a request, or None where nothing is known of it (yet: its message may still be on the queue)."""
+    known = await store.request(request)
+    if known is None:
+        return await _refused(store, request)
+    devices = [_flying(stored.record) async for stored in store.in_flight(request=request)]
+    devices += [_ended(closed) async for closed in store.closed(request)]
+    counts: dict[str, int] = {}
+    for device in devices:
+        counts[device.state] = counts.get(device.state, 0) + 1
+    settled = known.record.state in (RequestState.EXPANDED, RequestState.REFUSED)
+    return RequestStatus(
+        id=request,
+        state=known.record.state,
+        received_at=known.record.received_at,
+        ended=settled and all(device.state in TERMINAL for device in devices),
+        counts=counts,
+        devices=tuple(devices),
+    )
+
+
+async def _refused(store: Store, request: RequestId) -> RequestStatus | None:
+    refusals = [event async for event in store.history(f"request:{request}") if event.kind is EventKind.REFUSED]
+    if not refusals:
+        return None
+    last = refusals[-1]
+    return RequestStatus(id=request, state=RequestState.REFUSED, received_at=last.at, ended=True, reason=last.reason)
+
+
+def _flying(reset: Reset) -> DeviceStatus:
+    return DeviceStatus(
+        reference=reset.reference,
+        state=reset.state,
+        since=reset.since,
+        intune_id=reset.device,
+        serial_number=reset.before.serial_number,
+        name=reset.before.name,
+        reason=reset.reason,
+    )
+
+
+def _ended(closed: ClosedRecord) -> DeviceStatus:
+    if closed.reset is not None:
+        return _flying(closed.reset)
+    event = closed.event
+    return DeviceStatus(
+        reference=event.reference,
+        state=event.to_state or State.REFUSED,
+        since=event.at,
+        intune_id=event.device,
+        reason=event.reason,
+    )
+
+
+async def history(store: Store, about: str) -> list[Event]:
+    """All that happened to a device (its Intune id) or a request (`request:ID`), oldest first."""
+    return [event async for event in store.history(about)]

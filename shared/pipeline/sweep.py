@@ -1,0 +1,74 @@
+"""Timer: deadlines, lost turns and wake-ups, answers that were lost, messages not handed over, retention."""
+
+import logging
+from collections.abc import Sequence
+from datetime import timedelta
+from itertools import batched
+
+from shared.domain.ids import ManagedDeviceId
+from shared.domain.lifecycle import Happening, Reconciled, Woken
+from shared.domain.reset import Reset
+from shared.domain.states import WATCHED, State
+from shared.domain.timing import WakeKind
+from shared.pipeline.advance import advance
+from shared.pipeline.intake import resume
+from shared.pipeline.parts import BATCH, Parts, flush
+from shared.pipeline.ports import GraphError
+from shared.pipeline.retention import forget
+from shared.pipeline.sync import look
+
+log = logging.getLogger(__name__)
+WHO = "sweep"
+LIMIT = 1000
+LEFT_BEHIND = timedelta(seconds=30)
+"""Outbox rows older than this were left behind by a process that died."""
+
+
+async def sweep(parts: Parts) -> None:
+    """Do everything that is due and belongs to no other timer."""
+    left = await parts.store.outbox(parts.clock() - LEFT_BEHIND, LIMIT)
+    if left:
+        log.info("%s messages were left behind; they go out now", len(left))
+        await flush(parts, left)
+    due = await parts.store.due(WakeKind.SWEEP, parts.clock(), LIMIT)
+    devices = [wake.device for wake in due if wake.device is not None]
+    for batch in batched(devices, BATCH, strict=False):
+        await _sweep(parts, batch)
+    for wake in due:
+        if wake.request is not None:
+            await resume(parts, wake.request)
+    await forget(parts)
+
+
+async def _sweep(parts: Parts, devices: Sequence[ManagedDeviceId]) -> None:
+    stored = {device: found.record for device, found in (await parts.store.resets(devices)).items()}
+    happenings: dict[ManagedDeviceId, Sequence[Happening]] = {device: [Woken()] for device in stored}
+    # Nobody is called without a last look: the device may have come back between two polls.
+    watched = [device for device, reset in stored.items() if reset.state in WATCHED]
+    sightings = await look(parts, watched)
+    for device, sighting in sightings.items():
+        happenings[device] = [sighting, Woken()]
+    doubtful = {device: reset for device, reset in stored.items() if reset.state is State.SENDING}
+    audited = await _audited(parts, doubtful)
+    for device in doubtful:
+        happenings[device] = [Reconciled(sightings.get(device), audited.get(device)), Woken()]
+    await advance(parts, happenings, WHO)
+
+
+async def _audited(parts: Parts, doubtful: dict[ManagedDeviceId, Reset]) -> dict[ManagedDeviceId, bool]:
+    """Whether Intune's audit shows a reset of each device since its order; empty where it cannot be read."""
+    since = [reset.graph_earliest for reset in doubtful.values() if reset.graph_earliest is not None]
+    if not since:
+        return {}
+    try:
+        found = await (await parts.intune()).audited_resets(list(doubtful), min(since))
+    except GraphError as error:
+        log.warning("the audit of %s devices could not be read: %s", len(doubtful), error)
+        return {}
+    return {
+        device: any(
+            reset.graph_earliest is not None and action.requested_at >= reset.graph_earliest
+            for action in found.get(device, ())
+        )
+        for device, reset in doubtful.items()
+    }

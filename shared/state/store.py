@@ -1,0 +1,209 @@
+"""What the pipeline reads from and writes to the state table, in the pipeline's own words."""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from shared.domain.guardrails import Halt
+from shared.domain.ids import ManagedDeviceId, RequestId
+from shared.domain.reset import Event, Reset
+from shared.domain.states import TERMINAL
+from shared.domain.timing import WakeKind, wake
+from shared.state import rows
+from shared.state.rows import ClosedRecord, Due, OutboxRecord, RequestRecord, Stored
+from shared.state.table import MAX_CHANGES, Change, Conflict, Row, Table, get_many
+
+END = "~"
+"""Orders after every character that a key of ours goes on with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watermark:
+    """Up to when check-ins have been looked at, on Graph's clock."""
+
+    upto: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Until when Graph writes are booked."""
+
+    booked_until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class DayCount:
+    """Resets ordered on one UTC day."""
+
+    used: int
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """Typed access to one tenant's partition."""
+
+    table: Table
+
+    # --- reading
+
+    async def reset(self, device: ManagedDeviceId) -> Stored[Reset] | None:
+        row = await self.table.get(rows.reset_key(device))
+        return None if row is None else rows.stored(Reset, row)
+
+    async def resets(self, devices: Sequence[ManagedDeviceId]) -> dict[ManagedDeviceId, Stored[Reset]]:
+        """Those of the devices that are in flight."""
+        found = await get_many(self.table, [rows.reset_key(device) for device in devices])
+        records = (rows.stored(Reset, row) for row in found.values())
+        return {stored.record.device: stored for stored in records}
+
+    async def in_flight(self, **where: str) -> AsyncIterator[Stored[Reset]]:
+        """All turnarounds in flight, or those whose columns (`state`, `request`) are as given."""
+        async for row in self.table.scan("reset|", "reset|" + END, where):
+            yield rows.stored(Reset, row)
+
+    async def anything_in_flight(self) -> bool:
+        async for _ in self.table.scan("reset|", "reset|" + END, limit=1):
+            return True
+        return False
+
+    async def due(self, kind: WakeKind, now: datetime, limit: int) -> list[Due]:
+        """Wake-ups whose time has come, oldest first."""
+        found = self.table.scan("due|", rows.due_key(now, END), {"kind": kind.value}, limit)
+        return [rows.due_of(row) async for row in found]
+
+    async def request(self, request: RequestId) -> Stored[RequestRecord] | None:
+        row = await self.table.get(rows.request_key(request))
+        return None if row is None else rows.stored(RequestRecord, row)
+
+    async def part(self, request: RequestId, number: int) -> Row | None:
+        return await self.table.get(rows.part_key(request, number))
+
+    async def parts(self, request: RequestId) -> AsyncIterator[Row]:
+        async for row in self.table.scan(f"part|{request}|", f"part|{request}|{END}"):
+            yield row
+
+    async def closed(self, request: RequestId) -> AsyncIterator[ClosedRecord]:
+        async for row in self.table.scan(f"closed|{request}|", f"closed|{request}|{END}"):
+            yield rows.read(ClosedRecord, row)
+
+    async def is_closed(self, request: RequestId, abouts: Sequence[str]) -> set[str]:
+        """Which of these (device ids, or references' keys) have ended under the request."""
+        keys = {rows.closed_key(request, about): about for about in abouts}
+        return {keys[key] for key in await get_many(self.table, list(keys))}
+
+    async def history(self, about: str) -> AsyncIterator[Event]:
+        """The events of a device (its id) or of a request (`request:ID`), oldest first."""
+        async for row in self.table.scan(f"event|{about}|", f"event|{about}|{END}"):
+            yield rows.read(Event, row)
+
+    async def halt(self) -> Halt | None:
+        return rows.halt_record(await self.table.get(rows.HALT))
+
+    async def watermark(self) -> datetime | None:
+        row = await self.table.get(rows.WATERMARK)
+        return None if row is None else rows.read(Watermark, row).upto
+
+    async def pace(self) -> Stored[Pace] | None:
+        row = await self.table.get(rows.PACE)
+        return None if row is None else rows.stored(Pace, row)
+
+    async def day(self, now: datetime) -> Stored[DayCount] | None:
+        row = await self.table.get(rows.day_key(now))
+        return None if row is None else rows.stored(DayCount, row)
+
+    async def exists(self, key: str) -> bool:
+        return await self.table.get(key) is not None
+
+    async def outbox(self, before: datetime, limit: int) -> list[tuple[str, OutboxRecord]]:
+        """Messages that were committed before this time and are still not handed over."""
+        found = self.table.scan("outbox|", f"outbox|{rows.stamp(before)}", limit=limit)
+        return [(row.key, rows.read(OutboxRecord, row)) async for row in found]
+
+    async def forgotten_at(self) -> datetime | None:
+        """When retention last ran."""
+        row = await self.table.get(rows.RETENTION)
+        return None if row is None else rows.read(Watermark, row).upto
+
+    async def expired(self, before: datetime) -> AsyncIterator[list[str]]:
+        """Keys of what ended before this time, with its history: one list for each turnaround or request."""
+        async for row in self.table.scan("closed|", "closed|" + END):
+            event = rows.read(ClosedRecord, row).event
+            if event.at < before:
+                about = event.device or f"request:{event.request}"
+                upto = f"event|{about}|{rows.stamp(event.at)}|{END}"
+                history = [found.key async for found in self.table.scan(f"event|{about}|", upto)]
+                yield [row.key, *history]
+        async for row in self.table.scan("request|", "request|" + END):
+            request = rows.read(RequestRecord, row)
+            if request.received_at < before and request.due is None:
+                yield [row.key, *[part.key async for part in self.parts(request.id)]]
+
+    # --- writing
+
+    async def drop(self, keys: Sequence[str]) -> None:
+        """Delete rows; those that are gone already are no fault."""
+        try:
+            await self.commit([rows.delete(key) for key in keys])
+        except Conflict:
+            for key in keys:
+                try:
+                    await self.commit([rows.delete(key)])
+                except Conflict:
+                    continue
+
+    async def commit(self, changes: Sequence[Change]) -> None:
+        """All or nothing. Raises Conflict where a row is not as it was read."""
+        await self.table.commit(changes)
+
+    async def commit_groups(self, groups: Sequence[Sequence[Change]], together: Sequence[Change] = ()) -> list[int]:
+        """Commit groups of changes, as many to a transaction as fit; the numbers of those groups that met a conflict.
+
+        A group is never torn apart. `together`, changes that belong to all of them, is allowed where one transaction
+        holds everything.
+        """
+        if sum(map(len, groups)) + len(together) > MAX_CHANGES and together:
+            raise ValueError("what belongs together does not fit one transaction")
+        conflicts: list[int] = []
+        start = 0
+        while start < len(groups):
+            end, size = start, len(together)
+            while end < len(groups) and (end == start or size + len(groups[end]) <= MAX_CHANGES):
+                size += len(groups[end])
+                end += 1
+            try:
+                await self.commit([*together, *(change for group in groups[start:end] for change in group)])
+            except Conflict:
+                if end - start == 1 or together:
+                    conflicts.extend(range(start, end))
+                else:
+                    for number in range(start, end):
+                        conflicts += [number] if await self._refused(groups[number]) else []
+            start = end
+        return conflicts
+
+    async def _refused(self, group: Sequence[Change]) -> bool:
+        try:
+            await self.commit(group)
+        except Conflict:
+            return True
+        return False
+
+
+def reset_changes(new: Reset, old: Stored[Reset] | None) -> list[Change]:
+    """The changes that make a turnaround's rows what the record says: its row or its end, and its wake-up.
+
+    A new record is inserted, so that a device in flight keeps a second turnaround out.
+    """
+    key = rows.reset_key(new.device)
+    changes: list[Change] = [rows.delete(old.due)] if old is not None and old.due else []
+    if new.state in TERMINAL:
+        return [*changes, rows.delete(key, old.etag)] if old is not None else changes
+    next_wake = wake(new)
+    due = rows.due_key(next_wake.at, new.device)
+    if old is not None and old.due == due:
+        changes.clear()
+    changes.append(rows.insert_due(due, next_wake.kind, new.device, None))
+    columns = rows.columns_of(new, due)
+    if old is None:
+        return [rows.insert(key, new, **columns), *changes]
+    return [rows.replace(key, old.etag, new, **columns), *changes]

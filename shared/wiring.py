@@ -1,0 +1,113 @@
+"""Builds the real parts, once a process. The only place where settings meet the systems around the pipeline."""
+
+import asyncio
+import os
+import uuid
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shared import settings as config
+from shared.domain.windows import Windows
+from shared.settings import Settings
+
+if TYPE_CHECKING:  # heavy: only the functions that need them load them
+    from azure.core.credentials_async import AsyncTokenCredential
+
+    from shared.graph.gateway import GraphIntune
+    from shared.messages.queues import AzureQueues
+    from shared.pipeline.parts import Parts
+    from shared.state.store import Store
+
+APP = Path(__file__).resolve().parent.parent
+
+
+@cache
+def settings() -> Settings:
+    """The settings, read once. Raises SettingsError."""
+    return config.load()
+
+
+@cache
+def windows() -> Windows:
+    """The lab windows, read once. Raises SettingsError."""
+    return config.load_windows(settings(), APP)
+
+
+@cache
+def parts() -> "Parts":
+    """The parts of the engine's stages."""
+    from shared.pipeline.parts import Parts
+
+    return Parts(
+        store=store(),
+        queues=queues(),
+        intune=intune,
+        policy=settings().policy,
+        clock=lambda: datetime.now(UTC),
+        new_id=lambda: str(uuid.uuid4()),
+        sleep=asyncio.sleep,
+    )
+
+
+@cache
+def store() -> "Store":
+    """The state table of this tenant."""
+    from shared.state.store import Store
+    from shared.state.table import AzureTable
+
+    set_ = settings()
+    if set_.storage_connection:
+        table = AzureTable.open(set_.table, set_.tenant_id, connection=set_.storage_connection)
+    else:
+        endpoint = set_.storage_identity.tableserviceuri or ""
+        table = AzureTable.open_with_identity(
+            set_.table, set_.tenant_id, endpoint=endpoint, credential=_storage_credential()
+        )
+    return Store(table)
+
+
+@cache
+def queues() -> "AzureQueues":
+    """The storage account's queues."""
+    from azure.storage.queue.aio import QueueServiceClient
+
+    from shared.messages.queues import AzureQueues
+
+    set_ = settings()
+    if set_.storage_connection:
+        return AzureQueues(QueueServiceClient.from_connection_string(set_.storage_connection))
+    endpoint = set_.storage_identity.queueserviceuri or ""
+    return AzureQueues(QueueServiceClient(endpoint, credential=_storage_credential()))
+
+
+@cache
+def _storage_credential() -> "AsyncTokenCredential":
+    from azure.identity.aio import DefaultAzureCredential, ManagedIdentityCredential
+
+    identity = settings().storage_identity
+    if os.environ.get("IDENTITY_ENDPOINT"):
+        return ManagedIdentityCredential(client_id=identity.clientid)
+    return DefaultAzureCredential(exclude_managed_identity_credential=True)
+
+
+_connected: "list[GraphIntune]" = []
+
+
+async def intune() -> "GraphIntune":
+    """Microsoft Graph. Raises EndpointError or CredentialError where the settings allow no connection."""
+    if not _connected:
+        from shared.graph.credential import credential_for
+        from shared.graph.endpoint import GraphEndpoint
+        from shared.graph.gateway import GraphIntune
+
+        graph = settings().graph
+        endpoint = GraphEndpoint.parse(graph.cloud)
+        credential = credential_for(
+            endpoint, client_id=graph.client_id, static_token=graph.static_token, environment=os.environ
+        )
+        connected = await GraphIntune.create(endpoint, credential)
+        if not _connected:
+            _connected.append(connected)
+    return _connected[0]

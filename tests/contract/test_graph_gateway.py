@@ -1,0 +1,1386 @@
+"""`GraphIntune` against an in-memory Graph that plays the JSON, and the faults, that Graph is known for."""
+
+import asyncio
+import dataclasses
+import json
+import logging
+import re
+import subprocess
+import sys
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+import httpx
+import pytest
+from azure.core.credentials import AccessToken
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sandbox.processes import ready_line, spawn, stop
+from shared.domain.devices import ActionState, DeviceReference, ReferenceKind
+from shared.domain.ids import ManagedDeviceId, OrderId
+from shared.graph import answers, decode
+from shared.graph.credential import CredentialError, StaticTokenCredential, credential_for
+from shared.graph.endpoint import EndpointError, GraphEndpoint
+from shared.graph.finding import MOST_ASKED_SINGLY, Book, Collection, Question, identifies
+from shared.graph.gateway import GraphIntune, Patience
+from shared.pipeline.ports import Answer, AnswerKind, GraphError, GraphForbidden, GraphThrottled, Order
+
+type Json = dict[str, Any]  # JSON of any shape
+
+NOW = datetime(2026, 11, 21, 8, 0, tzinfo=UTC)
+ZEROS = "00000000-0000-0000-0000-000000000000"
+FORBIDDEN_INNER = json.dumps(
+    {
+        "ErrorCode": "Forbidden",
+        "Message": json.dumps({"_version": 3, "Message": "An error has occurred", "CustomApiErrorPhrase": "Forbidden"}),
+        "RetryAfter": None,
+    }
+)
+
+
+def guid(n: int) -> str:
+    return f"{n:08x}-1111-2222-3333-444444444444"
+
+
+def managed(n: int, **changes: object) -> Json:
+    return {
+        "id": guid(n),
+        "deviceName": f"LAB-{n}",
+        "serialNumber": f"SN{n:05}",
+        "azureADDeviceId": guid(n + 0x10000),
+        "operatingSystem": "Windows",
+        "lastSyncDateTime": "2026-11-20T10:11:12.1234567Z",
+        "enrolledDateTime": "2025-01-01T00:00:00Z",
+        "managementState": "managed",
+        "userId": guid(n + 0x30000),
+        "model": "Box",
+        "deviceActionResults": [],
+        **changes,
+    }
+
+
+def identity(n: int, **changes: object) -> Json:
+    return {
+        "id": guid(n + 0x20000),
+        "serialNumber": f"SN{n:05}",
+        "groupTag": "lab",
+        "managedDeviceId": guid(n),
+        "azureActiveDirectoryDeviceId": guid(n + 0x10000),
+        "enrollmentState": "notContacted",
+        **changes,
+    }
+
+
+def entra(n: int, **changes: object) -> Json:
+    return {
+        "id": guid(n + 0x40000),
+        "deviceId": guid(n + 0x10000),
+        "trustType": "AzureAd",
+        "accountEnabled": True,
+        **changes,
+    }
+
+
+def error(code: str, message: str = "") -> Json:
+    return {"error": {"code": code, "message": message}}
+
+
+class FakeGraph(httpx.AsyncBaseTransport):
+    """Plays Graph: collections with $filter, $select and pages, single records, orders and $batch."""
+
+    def __init__(self, count: int = 0) -> None:
+        self.collections: dict[str, list[Json]] = {
+            "deviceManagement/managedDevices": [managed(n) for n in range(1, count + 1)],
+            "deviceManagement/windowsAutopilotDeviceIdentities": [identity(n) for n in range(1, count + 1)],
+            "deviceManagement/remoteActionAudits": [],
+            "devices": [entra(n) for n in range(1, count + 1)],
+        }
+        self.devices = self.collections["deviceManagement/managedDevices"]
+        self.identities = self.collections["deviceManagement/windowsAutopilotDeviceIdentities"]
+        self.audits = self.collections["deviceManagement/remoteActionAudits"]
+        self.entra = self.collections["devices"]
+        self.requests: list[httpx.Request] = []
+        self.items: list[Json] = []
+        self.page = 1000
+        self.filters_work = True
+        self.hidden: set[str] = set()
+        """Ids that full lists leave out."""
+        self.on_call: Callable[[httpx.Request], httpx.Response | None] = lambda _: None
+        self.on_item: Callable[[Json], Json | None] = lambda _: None
+        self.on_batch: Callable[[list[Json]], list[Json]] = lambda responses: responses
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        self.requests.append(request)
+        if (special := self.on_call(request)) is not None:
+            return special
+        path = request.url.raw_path.decode()
+        if path.endswith("/$batch"):
+            return httpx.Response(200, json={"responses": self.on_batch(self.batch(json.loads(request.content)))})
+        status, body = self.answer(request.method, path.removeprefix("/v1.0"))
+        return httpx.Response(status, json=body)
+
+    def batch(self, body: Json) -> list[Json]:
+        assert len(body["requests"]) <= 20
+        responses = []
+        for item in body["requests"]:
+            self.items.append(item)
+            if (special := self.on_item(item)) is None:
+                status, content = self.answer(item["method"], item["url"])
+                special = {"status": status, "headers": {"Content-Type": "application/json"}, "body": content}
+            responses.append({"id": item["id"], **special})
+        return responses[::-1]
+
+    def answer(self, method: str, url: str) -> tuple[int, Json | None]:
+        path, _, query = url.strip("/").partition("?")
+        options = {name: values[0] for name, values in parse_qs(query).items()}
+        if path in self.collections:
+            return 200, self.rows(path, options)
+        key = path.removeprefix("deviceManagement/managedDevices/").split("/")[0]
+        device = next((d for d in self.devices if d["id"] == key), None)
+        if device is None:
+            return 404, error("ResourceNotFound")
+        if method == "POST":
+            return 204, None
+        wanted = options["$select"].split(",")
+        return 200, {name: value for name, value in device.items() if name in wanted}
+
+    def rows(self, path: str, options: dict[str, str]) -> Json:
+        rows = self.collections[path]
+        where = options.get("$filter", "")
+        if "operatingSystem eq" in where or not where:
+            rows = [row for row in rows if row["id"] not in self.hidden]
+        elif self.filters_work and where:
+            rows = [row for row in rows if holds(row, where)]
+        skip = int(options.get("$skiptoken", "0"))
+        body: Json = {"value": rows[skip : skip + self.page]}
+        if skip + self.page < len(rows):
+            more = httpx.QueryParams({**options, "$skiptoken": str(skip + self.page)})
+            body["@odata.nextLink"] = f"http://127.0.0.1:9/v1.0/{path}?{more}"
+        return body
+
+
+def holds(row: Json, where: str) -> bool:
+    if match := re.fullmatch(r"(\w+) eq '(.*)'", where):
+        return str(row.get(match[1])).lower() == match[2].replace("''", "'").lower()
+    if match := re.fullmatch(r"contains\((\w+),'(.*)'\)", where):
+        return match[2].replace("''", "'").lower() in str(row.get(match[1])).lower()
+    if match := re.fullmatch(r"(\w+) gt (\S+)", where):
+        return datetime.fromisoformat(row[match[1]]) > datetime.fromisoformat(match[2])
+    raise AssertionError(where)
+
+
+class Waits(list[float]):
+    async def sleep(self, seconds: float) -> None:
+        self.append(seconds)
+
+
+async def connect(graph: httpx.AsyncBaseTransport, waits: Waits | None = None, **options: Any) -> GraphIntune:
+    return await GraphIntune.create(
+        GraphEndpoint.parse("http://127.0.0.1:9"),
+        options.pop("credential", StaticTokenCredential("sandbox")),
+        transport=graph,
+        now=lambda: NOW,
+        patience=Patience(sleep=(waits if waits is not None else Waits()).sleep, jitter=lambda: 0.0),
+        **options,
+    )
+
+
+def device_id(n: int) -> ManagedDeviceId:
+    return ManagedDeviceId(guid(n))
+
+
+def order(n: int) -> Order:
+    return Order(device_id(n), OrderId(f"order-{n}"))
+
+
+def by(kind: ReferenceKind, value: str) -> DeviceReference:
+    return DeviceReference(kind, value)
+
+
+def serial(value: str) -> DeviceReference:
+    return DeviceReference(ReferenceKind.SERIAL_NUMBER, value)
+
+
+def ids(finding: Any) -> list[str]:
+    return [facts.managed.id for facts in finding.devices]
+
+
+# Cold start
+
+
+def test_importing_the_gateway_does_not_import_the_sdk() -> None:
+    program = (
+        "import sys, shared.graph, shared.graph.gateway, shared.graph.credential, shared.graph.endpoint\n"
+        "print([m for m in sys.modules if m.split('.')[0] in ('msgraph', 'msgraph_core', 'kiota_abstractions')"
+        " or m.startswith('azure.identity')])"
+    )
+    answer = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
+
+
+# Where and who
+
+
+@pytest.mark.parametrize(
+    ("setting", "origin", "authority"),
+    [
+        ("global", "https://graph.microsoft.com", "https://login.microsoftonline.com"),
+        ("usgov", "https://graph.microsoft.us", "https://login.microsoftonline.us"),
+        ("USGovDoD", "https://dod-graph.microsoft.us", "https://login.microsoftonline.us"),
+    ],
+)
+def test_a_cloud_name_gives_address_scope_and_authority(setting: str, origin: str, authority: str) -> None:
+    endpoint = GraphEndpoint.parse(setting)
+    assert (endpoint.origin, endpoint.authority, endpoint.scope) == (origin, authority, f"{origin}/.default")
+    assert not endpoint.loopback
+
+
+def test_china_is_refused_with_the_reason() -> None:
+    with pytest.raises(EndpointError, match="Autopilot"):
+        GraphEndpoint.parse("china")
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:8080", "http://localhost:1/", "http://[::1]:8080"])
+def test_an_address_on_loopback_is_taken_even_without_tls(address: str) -> None:
+    endpoint = GraphEndpoint.parse(address)
+    assert endpoint.loopback
+    assert endpoint.origin == address.rstrip("/")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://graph.microsoft.com",
+        "https://example.org",
+        "http://127.0.0.1.example.org:80",
+        "http://user@127.0.0.1:80",
+        "http://127.0.0.1:80/v1.0",
+        "http://127.0.0.1:notaport",
+        "http://10.0.0.1",
+        "ftp://127.0.0.1",
+        "moon",
+        "",
+    ],
+)
+def test_any_other_address_is_refused(address: str) -> None:
+    with pytest.raises(EndpointError):
+        GraphEndpoint.parse(address)
+
+
+def test_a_static_token_is_refused_when_graph_is_not_on_loopback() -> None:
+    with pytest.raises(CredentialError, match="static token"):
+        credential_for(GraphEndpoint.parse("global"), client_id=None, static_token="t", environment={})
+
+
+async def test_a_static_token_is_given_on_loopback_only_when_asked_for() -> None:
+    endpoint = GraphEndpoint.parse("http://127.0.0.1:1")
+    credential = credential_for(endpoint, client_id=None, static_token="t", environment={})
+    assert (await credential.get_token(endpoint.scope)).token == "t"
+    with pytest.raises(CredentialError):
+        credential_for(endpoint, client_id=None, static_token=None, environment={})
+
+
+async def test_in_azure_the_managed_identity_is_used_and_elsewhere_a_developers_tools() -> None:
+    endpoint = GraphEndpoint.parse("global")
+    in_azure = credential_for(endpoint, client_id="c", static_token=None, environment={"IDENTITY_ENDPOINT": "x"})
+    elsewhere = credential_for(endpoint, client_id="c", static_token=None, environment={})
+    assert type(in_azure).__name__ == "ManagedIdentityCredential"
+    assert type(elsewhere).__name__ == "DefaultAzureCredential"
+    tried = [type(credential).__name__ for credential in elsewhere.credentials]  # type: ignore[attr-defined]  # a chain
+    assert "AzureCliCredential" in tried
+    assert "ManagedIdentityCredential" not in tried
+    await in_azure.close()
+    await elsewhere.close()
+
+
+async def test_the_token_goes_out_with_the_scope_of_the_endpoint() -> None:
+    scopes: list[Sequence[str]] = []
+
+    class Noting(StaticTokenCredential):
+        async def get_token(self, *wanted: str, **options: Any) -> AccessToken:
+            scopes.append(wanted)
+            return await super().get_token(*wanted)
+
+    graph = FakeGraph(1)
+    async with await connect(graph, credential=Noting("sandbox")) as intune:
+        await intune.sync([order(1)])
+    assert scopes == [("http://127.0.0.1:9/.default",)]
+    assert graph.requests[0].headers["Authorization"] == "Bearer sandbox"
+
+
+# Orders
+
+
+async def test_a_reset_is_a_wipe_that_states_both_flags() -> None:
+    graph = FakeGraph(1)
+    async with await connect(graph) as intune:
+        assert await intune.reset([order(1)]) == {device_id(1): Answer(AnswerKind.ACCEPTED)}
+    assert str(graph.requests[0].url) == "http://127.0.0.1:9/v1.0/$batch"
+    assert json.loads(graph.requests[0].content) == {
+        "requests": [
+            {
+                "id": "0",
+                "method": "POST",
+                "url": f"/deviceManagement/managedDevices/{guid(1)}/wipe",
+                "headers": {"client-request-id": "order-1", "Content-Type": "application/json"},
+                "body": {"keepEnrollmentData": True, "keepUserData": False, "persistEsimDataPlan": False},
+            }
+        ]
+    }
+
+
+async def test_a_sync_has_no_body() -> None:
+    graph = FakeGraph(1)
+    async with await connect(graph) as intune:
+        assert (await intune.sync([order(1)]))[device_id(1)].kind is AnswerKind.ACCEPTED
+    (item,) = graph.items
+    assert item == {
+        "id": "0",
+        "method": "POST",
+        "url": f"/deviceManagement/managedDevices/{guid(1)}/syncDevice",
+        "headers": {"client-request-id": "order-1"},
+    }
+
+
+async def test_twenty_orders_are_one_call_and_each_gets_its_own_answer_in_any_order() -> None:
+    graph = FakeGraph(20)
+    graph.devices[4]["id"] = guid(999)
+    async with await connect(graph) as intune:
+        found = await intune.reset([order(n) for n in range(1, 21)])
+    assert len(graph.requests) == 1
+    assert [n for n in range(1, 21) if found[device_id(n)].kind is not AnswerKind.ACCEPTED] == [5]
+    assert found[device_id(5)].kind is AnswerKind.NOT_FOUND
+
+
+async def test_more_than_twenty_orders_or_two_for_one_device_are_a_mistake() -> None:
+    graph = FakeGraph()
+    async with await connect(graph) as intune:
+        with pytest.raises(ValueError):
+            await intune.reset([order(n) for n in range(21)])
+        with pytest.raises(ValueError):
+            await intune.reset([order(1), order(1)])
+        assert await intune.reset([]) == {}
+    assert graph.requests == []
+
+
+async def test_an_order_for_what_is_no_device_id_is_not_sent() -> None:
+    graph = FakeGraph()
+    async with await connect(graph) as intune:
+        found = await intune.reset([Order(ManagedDeviceId("../users"), OrderId("o"))])
+    assert [answer.kind for answer in found.values()] == [AnswerKind.REJECTED]
+    assert graph.requests == []
+
+
+DATE = "Sat, 21 Nov 2026 08:00:40 GMT"
+ITEM_ANSWERS: list[tuple[int, dict[str, str], object, AnswerKind]] = [
+    (204, {}, None, AnswerKind.ACCEPTED),
+    (200, {}, {}, AnswerKind.UNKNOWN),
+    (202, {}, None, AnswerKind.UNKNOWN),
+    (302, {"Location": "https://example.org"}, None, AnswerKind.UNKNOWN),
+    (400, {}, error("BadRequest"), AnswerKind.REJECTED),
+    (401, {}, error("UnknownError", FORBIDDEN_INNER), AnswerKind.FORBIDDEN),
+    (403, {}, error("Forbidden"), AnswerKind.FORBIDDEN),
+    (403, {}, "<html>no</html>", AnswerKind.FORBIDDEN),
+    (500, {}, error("UnknownError", FORBIDDEN_INNER), AnswerKind.FORBIDDEN),
+    (404, {}, error("ResourceNotFound"), AnswerKind.NOT_FOUND),
+    (405, {}, error("MethodNotAllowed"), AnswerKind.REJECTED),
+    (408, {}, error("Timeout"), AnswerKind.UNKNOWN),
+    (409, {}, error("Conflict"), AnswerKind.REJECTED),
+    (429, {}, error("TooManyRequests"), AnswerKind.THROTTLED),
+    (500, {}, error("InternalServerError", "An error has occurred"), AnswerKind.UNKNOWN),
+    (503, {}, error("CancelledOnServiceTimeout", "EndExecuteAction"), AnswerKind.UNKNOWN),
+    (504, {}, error("UnknownError"), AnswerKind.UNKNOWN),
+    (400, {}, error("ApprovalRequired"), AnswerKind.APPROVAL_REQUIRED),
+    (403, {}, error("Forbidden", json.dumps({"ErrorCode": "ApprovalRequired"})), AnswerKind.APPROVAL_REQUIRED),
+    (412, {"X-MsFt-Approval-Code": "c"}, None, AnswerKind.APPROVAL_REQUIRED),
+    (500, {"x-msft-approval-code": "c"}, "", AnswerKind.APPROVAL_REQUIRED),
+]
+
+
+@pytest.mark.parametrize(("status", "headers", "body", "kind"), ITEM_ANSWERS)
+async def test_each_answer_to_an_order_is_classified_and_never_sent_again(
+    status: int, headers: dict[str, str], body: object, kind: AnswerKind
+) -> None:
+    graph = FakeGraph(1)
+    graph.on_item = lambda _: {"status": status, "headers": headers, "body": body}
+    async with await connect(graph) as intune:
+        answer = (await intune.reset([order(1)]))[device_id(1)]
+    assert answer.kind is kind
+    assert len(graph.requests) == 1
+    if kind is AnswerKind.FORBIDDEN:
+        assert "DeviceManagementManagedDevices.PrivilegedOperations.All" in answer.detail
+    if kind is AnswerKind.APPROVAL_REQUIRED:
+        assert answer.approval_code == (next(iter(headers.values())) if headers else None)
+
+
+WHOLE_ANSWERS: list[tuple[httpx.Response, AnswerKind]] = [
+    (httpx.Response(503, json=error("ServiceUnavailable")), AnswerKind.UNKNOWN),
+    (httpx.Response(500), AnswerKind.UNKNOWN),
+    (httpx.Response(502, html="<html>bad gateway</html>"), AnswerKind.UNKNOWN),
+    (httpx.Response(200, html="<html>hello</html>"), AnswerKind.UNKNOWN),
+    (httpx.Response(200, text='{"responses": [{"id": "0", "status": 2'), AnswerKind.UNKNOWN),
+    (httpx.Response(200, json={"responses": []}), AnswerKind.UNKNOWN),
+    (httpx.Response(200, json={"responses": [{"id": "7", "status": 204}]}), AnswerKind.UNKNOWN),
+    (httpx.Response(200, json={"responses": [{"id": "0", "status": "204"}]}), AnswerKind.UNKNOWN),
+    (
+        httpx.Response(200, json={"responses": [{"id": "0", "status": 204}, {"id": "0", "status": 404}]}),
+        AnswerKind.UNKNOWN,
+    ),
+    (httpx.Response(200, json=[1]), AnswerKind.UNKNOWN),
+    (httpx.Response(204), AnswerKind.UNKNOWN),
+    (httpx.Response(302, headers={"Location": "http://127.0.0.1:9/elsewhere"}), AnswerKind.UNKNOWN),
+    (httpx.Response(307, headers={"Location": "http://127.0.0.1:9/elsewhere"}), AnswerKind.UNKNOWN),
+    (httpx.Response(429), AnswerKind.THROTTLED),
+    (httpx.Response(401, json=error("InvalidAuthenticationToken")), AnswerKind.FORBIDDEN),
+    (
+        httpx.Response(401, headers={"WWW-Authenticate": 'Bearer error="insufficient_claims", claims="eyJhIjoxfQ=="'}),
+        AnswerKind.FORBIDDEN,
+    ),
+    (httpx.Response(403), AnswerKind.FORBIDDEN),
+    (httpx.Response(404), AnswerKind.REJECTED),
+    (httpx.Response(413), AnswerKind.REJECTED),
+]
+
+
+@pytest.mark.parametrize(("response", "kind"), WHOLE_ANSWERS)
+async def test_the_answer_to_a_whole_batch_is_every_orders_and_never_sent_again(
+    response: httpx.Response, kind: AnswerKind
+) -> None:
+    graph = FakeGraph(2)
+    graph.on_call = lambda _: response
+    waits = Waits()
+    async with await connect(graph, waits) as intune:
+        found = await intune.reset([order(1)])
+    assert {answer.kind for answer in found.values()} == {kind}
+    assert len(graph.requests) == 1
+    assert waits == []
+
+
+async def test_an_order_that_the_answer_leaves_out_is_unknown_and_the_others_are_not() -> None:
+    graph = FakeGraph(3)
+    graph.on_batch = lambda responses: [r for r in responses if r["id"] != "1"]
+    async with await connect(graph) as intune:
+        found = await intune.reset([order(1), order(2), order(3)])
+    assert [found[device_id(n)].kind for n in (1, 2, 3)] == [
+        AnswerKind.ACCEPTED,
+        AnswerKind.UNKNOWN,
+        AnswerKind.ACCEPTED,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        (httpx.ConnectError("refused"), AnswerKind.NOT_SENT),
+        (httpx.ConnectTimeout("slow"), AnswerKind.NOT_SENT),
+        (httpx.PoolTimeout("full"), AnswerKind.NOT_SENT),
+        (httpx.ReadTimeout("slow"), AnswerKind.UNKNOWN),
+        (httpx.WriteTimeout("slow"), AnswerKind.UNKNOWN),
+        (httpx.WriteError("broken"), AnswerKind.UNKNOWN),
+        (httpx.ReadError("reset"), AnswerKind.UNKNOWN),
+        (httpx.RemoteProtocolError("cut"), AnswerKind.UNKNOWN),
+        (TimeoutError(), AnswerKind.UNKNOWN),
+        (RuntimeError("a bug"), AnswerKind.UNKNOWN),
+    ],
+)
+async def test_a_broken_connection_says_whether_the_order_may_have_been_sent(
+    fault: Exception, kind: AnswerKind
+) -> None:
+    def fail(request: httpx.Request) -> httpx.Response:
+        raise fault
+
+    graph = FakeGraph(1)
+    graph.on_call = fail
+    async with await connect(graph) as intune:
+        assert (await intune.reset([order(1)]))[device_id(1)].kind is kind
+    assert len(graph.requests) == 1
+
+
+async def test_an_answer_that_never_ends_is_unknown() -> None:
+    class Silent(FakeGraph):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            await asyncio.sleep(60)
+            raise AssertionError
+
+    async with await connect(Silent(1), timeout=timedelta(milliseconds=20)) as intune:
+        assert (await intune.reset([order(1)]))[device_id(1)].kind is AnswerKind.UNKNOWN
+
+
+async def test_without_a_token_nothing_is_sent() -> None:
+    class Broken(StaticTokenCredential):
+        async def get_token(self, *scopes: str, **options: Any) -> AccessToken:
+            raise RuntimeError("no identity here")
+
+    class Empty(StaticTokenCredential):
+        async def get_token(self, *scopes: str, **options: Any) -> AccessToken:
+            return AccessToken("", 0)
+
+    graph = FakeGraph(1)
+    for credential in (Broken("x"), Empty("x")):
+        async with await connect(graph, credential=credential) as intune:
+            assert (await intune.reset([order(1)]))[device_id(1)].kind is AnswerKind.NOT_SENT
+            with pytest.raises(GraphError, match="No call"):
+                await intune.look([device_id(1)])
+    assert graph.requests == []
+
+
+@pytest.mark.parametrize(
+    ("value", "wait"),
+    [
+        ("17", timedelta(seconds=17)),
+        (DATE, timedelta(seconds=40)),
+        ("Sat, 21 Nov 2026 07:00:00 GMT", timedelta()),
+        ("soon", None),
+        ("-5", None),
+        ("", None),
+        ("9" * 30, None),
+    ],
+)
+async def test_retry_after_is_read_in_seconds_or_as_a_date(value: str, wait: timedelta | None) -> None:
+    graph = FakeGraph(1)
+    graph.on_item = lambda _: {"status": 429, "headers": {"retry-AFTER": value}}
+    async with await connect(graph) as intune:
+        assert (await intune.reset([order(1)]))[device_id(1)].retry_after == wait
+
+
+async def test_retry_after_of_the_whole_answer_serves_an_item_without_one() -> None:
+    graph = FakeGraph(1)
+    body = {"responses": [{"id": "0", "status": 429}]}
+    graph.on_call = lambda _: httpx.Response(200, json=body, headers={"Retry-After": "9"})
+    async with await connect(graph) as intune:
+        assert (await intune.reset([order(1)]))[device_id(1)].retry_after == timedelta(seconds=9)
+
+
+def test_graphs_words_are_unwrapped_from_json_in_strings() -> None:
+    said = answers.words(error("UnknownError", json.dumps({"Message": json.dumps({"Message": "Not here - Url: x"})})))
+    assert said.message == "Not here"
+    assert said.codes == {"unknownerror"}
+    assert answers.words(error("UnknownError", "{broken")).message == "{broken"
+    assert answers.words("<html>a page</html>").message == ""
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(),
+        lambda x: (
+            st.lists(x) | st.dictionaries(st.sampled_from(["error", "message", "code", "Message"]) | st.text(), x)
+        ),
+    )
+)
+def test_any_body_can_be_classified(body: object) -> None:
+    assert isinstance(answers.order_answer(answers.Reply(500, {}, body), NOW), Answer)
+
+
+# Finding
+
+
+async def test_a_serial_number_is_found_with_its_three_records() -> None:
+    graph = FakeGraph(3)
+    async with await connect(graph) as intune:
+        found = await intune.find([serial(" sn00002 ")])
+    (facts,) = found[serial(" sn00002 ")].devices
+    assert facts.managed.id == guid(2)
+    assert facts.managed.primary_user == guid(2 + 0x30000)
+    assert facts.entra is not None
+    assert facts.entra.trust_type == "AzureAd"
+    assert facts.autopilot is not None
+    assert facts.autopilot.managed_device_id == guid(2)
+    assert facts.read_at == NOW
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (ReferenceKind.INTUNE_ID, guid(2).upper()),
+        (ReferenceKind.ENTRA_DEVICE_ID, guid(2 + 0x10000)),
+        (ReferenceKind.NAME, "lab-2"),
+        (ReferenceKind.SERIAL_NUMBER, "SN00002"),
+    ],
+)
+@pytest.mark.parametrize("filters_work", [True, False])
+async def test_each_kind_of_reference_finds_its_device_alone_even_when_graph_ignores_the_filter(
+    kind: ReferenceKind, value: str, filters_work: bool
+) -> None:
+    graph = FakeGraph(5)
+    graph.filters_work = filters_work
+    graph.page = 2
+    async with await connect(graph) as intune:
+        found = (await intune.find([by(kind, value)]))[by(kind, value)]
+    assert ids(found) == [guid(2)]
+    assert found.devices[0].entra is not None
+    assert found.devices[0].entra.device_id == guid(2 + 0x10000)
+    assert found.devices[0].autopilot is not None
+    assert found.not_enrolled == ()
+
+
+async def test_a_tenant_that_ignores_filters_is_read_once_not_once_a_question() -> None:
+    graph = FakeGraph(40)
+    graph.filters_work = False
+    graph.page = 10
+    async with await connect(graph) as intune:
+        found = await intune.find([by(ReferenceKind.NAME, f"LAB-{n}") for n in range(1, 42)])
+    assert [len(finding.devices) for finding in found.values()] == [1] * 40 + [0]
+    pages = [request for request in graph.requests if request.url.path.endswith("/managedDevices")]
+    assert len(pages) == 4
+
+
+async def test_what_does_not_exist_is_found_empty_after_asking() -> None:
+    graph = FakeGraph(1)
+    wanted = [
+        by(ReferenceKind.INTUNE_ID, guid(9)),
+        by(ReferenceKind.ENTRA_DEVICE_ID, guid(9)),
+        by(ReferenceKind.NAME, "nobody"),
+        serial("SN99999"),
+        by(ReferenceKind.GROUP_TAG, "none such"),
+    ]
+    async with await connect(graph) as intune:
+        found = await intune.find(wanted)
+    assert [found[w].devices + found[w].not_enrolled for w in wanted] == [()] * 5
+    assert len(graph.items) == 5
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        by(ReferenceKind.INTUNE_ID, "not a guid"),
+        by(ReferenceKind.INTUNE_ID, ZEROS),
+        by(ReferenceKind.INTUNE_ID, "../devices"),
+        by(ReferenceKind.ENTRA_DEVICE_ID, ZEROS),
+        by(ReferenceKind.NAME, "  "),
+        by(ReferenceKind.GROUP_TAG, ""),
+        serial(""),
+        serial("0"),
+        serial("System Serial Number"),
+        serial("Default string"),
+        serial(" To be filled by O.E.M. "),
+        serial("None"),
+        serial("Unknown"),
+        serial("0000000"),
+    ],
+)
+async def test_a_value_that_identifies_nothing_finds_nothing_and_asks_nothing(reference: DeviceReference) -> None:
+    graph = FakeGraph(0)
+    graph.devices += [managed(1, serialNumber=reference.value, deviceName=reference.value, azureADDeviceId=ZEROS)]
+    graph.identities += [identity(1, serialNumber=reference.value, groupTag="")]
+    async with await connect(graph) as intune:
+        found = (await intune.find([reference]))[reference]
+    assert found.devices == ()
+    assert found.not_enrolled == ()
+    assert graph.requests == []
+
+
+@pytest.mark.parametrize("value", ["0012345", "5CD1234XYZ", "VMware-56 4d"])
+def test_real_serial_numbers_identify(value: str) -> None:
+    assert identifies(value)
+
+
+async def test_quotes_and_signs_in_a_value_stay_inside_the_filter() -> None:
+    graph = FakeGraph(2)
+    odd = "O'Brien & co + 100% #1/é"
+    graph.devices[0]["deviceName"] = odd
+    async with await connect(graph) as intune:
+        found = await intune.find([by(ReferenceKind.NAME, odd), by(ReferenceKind.NAME, "x' or deviceName ne '")])
+    assert [ids(finding) for finding in found.values()] == [[guid(1)], []]
+    asked = {parse_qs(item["url"].partition("?")[2])["$filter"][0] for item in graph.items}
+    assert asked >= {"deviceName eq 'O''Brien & co + 100% #1/é'", "deviceName eq 'x'' or deviceName ne '''"}
+
+
+async def test_a_name_that_two_devices_have_finds_both() -> None:
+    graph = FakeGraph(3)
+    graph.devices[2]["deviceName"] = "LAB-1"
+    async with await connect(graph) as intune:
+        (found,) = (await intune.find([by(ReferenceKind.NAME, "LAB-1")])).values()
+    assert sorted(ids(found)) == [guid(1), guid(3)]
+
+
+async def test_a_serial_number_that_merely_contains_the_one_asked_for_is_not_taken() -> None:
+    graph = FakeGraph(0)
+    graph.identities += [identity(1, serialNumber="SN000011", managedDeviceId=None)]
+    async with await connect(graph) as intune:
+        (found,) = (await intune.find([serial("SN00001")])).values()
+    assert found.not_enrolled == ()
+
+
+@pytest.mark.parametrize("link", [None, "", ZEROS, guid(77)])
+@pytest.mark.parametrize("reference", [serial("SN00002"), by(ReferenceKind.GROUP_TAG, "lab")])
+async def test_an_autopilot_identity_without_a_managed_device_is_not_enrolled(
+    link: str | None, reference: DeviceReference
+) -> None:
+    graph = FakeGraph(2)
+    del graph.devices[1]
+    del graph.identities[0]
+    graph.identities[0]["managedDeviceId"] = link
+    async with await connect(graph) as intune:
+        found = (await intune.find([reference]))[reference]
+    assert found.devices == ()
+    assert [i.serial_number for i in found.not_enrolled] == ["SN00002"]
+
+
+async def test_an_enrolled_device_is_not_called_unenrolled_for_a_stale_link() -> None:
+    graph = FakeGraph(1)
+    graph.identities[0]["managedDeviceId"] = guid(77)
+    async with await connect(graph) as intune:
+        (found,) = (await intune.find([serial("SN00001")])).values()
+    assert ids(found) == [guid(1)]
+    assert found.not_enrolled == ()
+
+
+async def test_a_group_tag_finds_its_devices_by_link_or_serial_and_no_others() -> None:
+    graph = FakeGraph(5)
+    graph.identities[1]["groupTag"] = "lab2"
+    graph.identities[2]["managedDeviceId"] = guid(88)  # enrolled anew since
+    graph.identities[3]["managedDeviceId"] = guid(5)  # by its serial another machine
+    graph.identities[3]["serialNumber"] = "SN77777"
+    for row in graph.identities:
+        row["groupTag"] = row["groupTag"].replace("lab", "Lab")
+    graph.identities[4]["groupTag"] = "LAB"
+    tag = by(ReferenceKind.GROUP_TAG, "Lab")
+    async with await connect(graph) as intune:
+        found = (await intune.find([tag]))[tag]
+    assert sorted(ids(found)) == [guid(1), guid(3)]
+    assert [i.serial_number for i in found.not_enrolled] == ["SN77777"]
+
+
+async def test_an_identity_is_linked_by_either_spelling_of_its_entra_id() -> None:
+    graph = FakeGraph(1)
+    graph.devices[0]["serialNumber"] = "System Serial Number"
+    row = graph.identities[0]
+    row["managedDeviceId"], row["azureAdDeviceId"] = None, row.pop("azureActiveDirectoryDeviceId").upper()
+    async with await connect(graph) as intune:
+        (found,) = (await intune.find([by(ReferenceKind.NAME, "LAB-1")])).values()
+    assert found.devices[0].autopilot is not None
+
+
+async def test_records_that_graph_does_not_have_are_none() -> None:
+    graph = FakeGraph(1)
+    graph.identities.clear()
+    graph.entra.clear()
+    async with await connect(graph) as intune:
+        found = await intune.facts([device_id(1), device_id(2)])
+    facts = found[device_id(1)]
+    assert facts is not None
+    assert (facts.entra, facts.autopilot) == (None, None)
+    assert found[device_id(2)] is None
+
+
+async def test_facts_are_read_device_by_device_even_for_many() -> None:
+    graph = FakeGraph(150)
+    async with await connect(graph) as intune:
+        found = await intune.facts([device_id(n) for n in range(1, 151)])
+    assert all(found.values())
+    assert {item["url"].split("?")[0] for item in graph.items} >= {
+        f"/deviceManagement/managedDevices/{guid(n)}" for n in range(1, 151)
+    }
+
+
+async def test_many_references_are_found_in_lists_and_what_lists_leave_out_is_asked_for() -> None:
+    graph = FakeGraph(200)
+    graph.page = 60
+    graph.hidden = {graph.devices[0]["id"], graph.identities[1]["id"], graph.entra[2]["id"]}
+    wanted = [serial(f"SN{n:05}") for n in range(1, 202)]
+    async with await connect(graph) as intune:
+        found = await intune.find(wanted)
+    for n in range(1, 201):
+        (facts,) = found[wanted[n - 1]].devices
+        assert facts.managed.id == guid(n)
+        assert facts.entra is not None
+        assert facts.autopilot is not None
+    assert found[wanted[200]].devices == ()
+    asked = [item["url"] for item in graph.items]
+    assert len(asked) == 6  # the three that the lists left out, and the last, by both collections, whose absence counts
+
+
+async def test_names_are_asked_for_even_when_lists_are_at_hand() -> None:
+    graph = FakeGraph(120)
+    graph.devices[1]["deviceName"] = "LAB-1"
+    graph.hidden = {graph.devices[1]["id"]}
+    name = by(ReferenceKind.NAME, "LAB-1")
+    async with await connect(graph) as intune:
+        found = await intune.find([*(serial(f"SN{n:05}") for n in range(1, 121)), name])
+    assert sorted(ids(found[name])) == [guid(1), guid(2)]
+
+
+def test_a_list_neither_answers_for_a_name_nor_is_read_for_names() -> None:
+    book = Book()
+    book.learn_list(Collection.MANAGED, [decode.managed_device(managed(1))])
+    asked = Question(Collection.MANAGED, "deviceName", "LAB-1")
+    assert book.get(asked) == ()
+    assert book.missing == {asked}
+    many = Book()
+    for n in range(MOST_ASKED_SINGLY + 1):
+        many.get(Question(Collection.MANAGED, "deviceName", f"N{n}"))
+    assert many.plan(lists_allowed=True)[0] == set()
+
+
+def test_listing_begins_where_asking_would_cost_more() -> None:
+    def planned(count: int) -> tuple[set[Collection], int]:
+        book = Book()
+        for n in range(count):
+            book.get(Question(Collection.MANAGED, "serialNumber", f"S{n}"))
+        to_list, ask = book.plan(lists_allowed=True)
+        return to_list, len(ask)
+
+    assert planned(MOST_ASKED_SINGLY) == (set(), MOST_ASKED_SINGLY)
+    assert planned(MOST_ASKED_SINGLY + 1) == ({Collection.MANAGED}, 0)
+
+
+@pytest.mark.parametrize(("count", "calls"), [(1, 2), (20, 3), (500, 3)])
+async def test_finding_costs_few_calls(count: int, calls: int) -> None:
+    graph = FakeGraph(500)
+    async with await connect(graph) as intune:
+        found = await intune.find([serial(f"SN{n:05}") for n in range(1, count + 1)])
+        assert intune.calls["http"] == len(graph.requests) == calls
+    assert all(len(finding.devices) == 1 for finding in found.values())
+
+
+async def test_a_find_that_could_not_be_completed_fails() -> None:
+    graph = FakeGraph(3)
+    graph.on_item = lambda item: {"status": 500, "body": error("InternalError")} if "devices?" in item["url"] else None
+    async with await connect(graph) as intune:
+        with pytest.raises(GraphError):
+            await intune.find([serial("SN00001")])
+
+
+async def test_another_record_than_the_one_asked_for_by_id_is_an_error_not_an_answer() -> None:
+    graph = FakeGraph(2)
+    graph.on_item = lambda _: {"status": 200, "body": managed(2)}
+    async with await connect(graph) as intune:
+        with pytest.raises(GraphError):
+            await intune.facts([device_id(1)])
+
+
+# Looking
+
+
+async def test_a_look_shows_actions_user_and_absence() -> None:
+    graph = FakeGraph(2)
+    graph.devices[0]["deviceActionResults"] = [
+        {
+            "actionName": "automaticRedeployment",
+            "actionState": "done",
+            "startDateTime": "2026-11-20T10:00:00.1234567Z",
+            "lastUpdatedDateTime": "0001-01-01T00:00:00Z",
+        },
+        {"actionName": None, "actionState": "somethingNew"},
+        "nonsense",
+    ]
+    async with await connect(graph) as intune:
+        seen = await intune.look([device_id(1), device_id(2), device_id(3)])
+    first, second = seen[device_id(1)], seen[device_id(2)]
+    assert first.actions is not None
+    assert [(a.name, a.state, a.updated_at) for a in first.actions] == [
+        ("automaticRedeployment", ActionState.DONE, None),
+        (None, ActionState.UNKNOWN, None),
+    ]
+    assert first.actions[0].started_at == datetime(2026, 11, 20, 10, 0, 0, 123456, tzinfo=UTC)
+    assert second.actions == ()
+    assert not seen[device_id(3)].exists
+    assert first.seen_at == NOW
+
+
+async def test_devices_that_cannot_be_read_are_left_out_of_a_look() -> None:
+    graph = FakeGraph(3)
+
+    def some(item: Json) -> Json | None:
+        if guid(1) in item["url"]:
+            return {"status": 403, "body": error("Forbidden")}
+        if guid(2) in item["url"]:
+            return {"status": 200, "body": managed(3)}
+        return None
+
+    graph.on_item = some
+    async with await connect(graph) as intune:
+        assert list(await intune.look([device_id(1), device_id(2), device_id(3)])) == [device_id(3)]
+
+
+@pytest.mark.parametrize("body", ["<html>not found</html>", None, {}])
+async def test_a_404_that_is_not_graphs_own_does_not_make_a_device_gone(body: object) -> None:
+    graph = FakeGraph(1)
+    graph.on_item = lambda _: {"status": 404, "body": body}
+    async with await connect(graph) as intune:
+        with pytest.raises(GraphError):
+            await intune.look([device_id(1)])
+
+
+async def test_a_look_at_many_takes_twenty_a_call() -> None:
+    graph = FakeGraph(45)
+    async with await connect(graph) as intune:
+        assert len(await intune.look([device_id(n) for n in range(1, 46)])) == 45
+    assert len(graph.requests) == 3
+
+
+# Lists
+
+
+async def test_changes_are_paged_and_checked_again() -> None:
+    graph = FakeGraph(6)
+    since = datetime(2026, 11, 20, 12, 0, 0, 500000, tzinfo=UTC)
+    for row, at in zip(
+        graph.devices,
+        ["11:59:59", "12:00:00", "12:00:01", "13:00:00", "14:00:00", None],
+        strict=True,
+    ):
+        row["lastSyncDateTime"] = f"2026-11-20T{at}Z" if at else "0001-01-01T00:00:00Z"
+    graph.devices[3]["operatingSystem"] = "iOS"
+    graph.filters_work = False
+    graph.page = 2
+    async with await connect(graph) as intune:
+        seen = [change.device async for change in intune.changed_since(since)]
+    # The second one may have checked in at 12:00:00.7: a list cuts that off.
+    assert seen == [guid(2), guid(3), guid(5)]
+    assert [r.url.params["$filter"] for r in graph.requests] == ["lastSyncDateTime gt 2026-11-20T12:00:00Z"] * 3
+    assert graph.requests[0].url.params["$select"] == "id,lastSyncDateTime,operatingSystem"
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        "https://evil.example/v1.0/deviceManagement/managedDevices?$skiptoken=1",
+        "http://127.0.0.1:10/v1.0/x",
+        "https://127.0.0.1:9/v1.0/x",
+        "http://me@127.0.0.1:9/v1.0/x",
+        "/relative",
+        7,
+    ],
+)
+async def test_a_next_page_elsewhere_is_not_followed(link: object) -> None:
+    graph = FakeGraph()
+    graph.on_call = lambda _: httpx.Response(200, json={"value": [], "@odata.nextLink": link})
+    async with await connect(graph) as intune:
+        with pytest.raises(GraphError):
+            [change async for change in intune.changed_since(NOW)]
+    assert len(graph.requests) == 1
+
+
+async def test_pages_that_go_round_in_a_circle_end() -> None:
+    graph = FakeGraph()
+    body = {"value": [], "@odata.nextLink": "http://127.0.0.1:9/v1.0/x?$skiptoken=1"}
+    graph.on_call = lambda _: httpx.Response(200, json=body)
+    async with await connect(graph) as intune:
+        with pytest.raises(GraphError, match="circle"):
+            [change async for change in intune.changed_since(NOW)]
+
+
+@pytest.mark.parametrize(
+    ("response", "kind"),
+    [
+        (httpx.Response(403, json=error("Forbidden")), GraphForbidden),
+        (httpx.Response(500, json=error("UnknownError", FORBIDDEN_INNER)), GraphForbidden),
+        (httpx.Response(429, headers={"Retry-After": "600"}), GraphThrottled),
+        (httpx.Response(503, html="<html>"), GraphError),
+        (httpx.Response(200, html="<html>"), GraphError),
+        (httpx.Response(200, text='{"value": [{"id"'), GraphError),
+        (httpx.Response(200, json={}), GraphError),
+        (httpx.Response(200, json={"value": "x"}), GraphError),
+        (httpx.Response(200, text="[" * 200_000), GraphError),
+        (httpx.Response(302, headers={"Location": "http://127.0.0.1:9/x"}), GraphError),
+    ],
+)
+async def test_a_read_that_fails_says_so(response: httpx.Response, kind: type[GraphError]) -> None:
+    graph = FakeGraph()
+    graph.on_call = lambda _: response
+    async with await connect(graph) as intune:
+        with pytest.raises(kind) as caught:
+            [change async for change in intune.changed_since(NOW)]
+        with pytest.raises(kind):
+            await intune.find([serial("SN00001")])
+    if kind is GraphForbidden:
+        assert "DeviceManagementManagedDevices.Read.All" in str(caught.value)
+    if isinstance(caught.value, GraphThrottled):
+        assert caught.value.retry_after == timedelta(seconds=600)
+
+
+async def test_a_read_is_asked_again_with_growing_waits_and_honours_retry_after() -> None:
+    graph = FakeGraph(1)
+    faults = iter(
+        [httpx.Response(503), httpx.Response(429, headers={"Retry-After": "7"}), httpx.Response(200, html="")]
+    )
+    graph.on_call = lambda _: next(faults, None)
+    waits = Waits()
+    async with await connect(graph, waits) as intune:
+        assert len([c async for c in intune.changed_since(NOW - timedelta(days=9))]) == 1
+    assert waits == [1.0, 7.0, 4.0]
+
+
+async def test_a_read_is_not_asked_again_without_end() -> None:
+    graph = FakeGraph(1)
+    graph.on_call = lambda _: httpx.Response(503)
+    async with await connect(graph) as intune:
+        with pytest.raises(GraphError):
+            await intune.look([device_id(1)])
+        assert len(graph.requests) == 4
+        with pytest.raises(GraphError):
+            [change async for change in intune.changed_since(NOW)]
+    assert len(graph.requests) == 8
+
+
+async def test_a_wait_that_is_too_long_is_left_to_the_caller() -> None:
+    graph = FakeGraph(1)
+    graph.on_call = lambda _: httpx.Response(429, headers={"Retry-After": "21"})
+    waits = Waits()
+    async with await connect(graph, waits) as intune:
+        with pytest.raises(GraphThrottled):
+            await intune.facts([device_id(1)])
+        with pytest.raises(GraphThrottled):
+            [change async for change in intune.changed_since(NOW)]
+    assert (len(graph.requests), waits) == (2, [])
+
+
+async def test_only_the_items_that_failed_are_asked_again() -> None:
+    graph = FakeGraph(3)
+    failing = {guid(2)}
+
+    def once(item: Json) -> Json | None:
+        for key in [key for key in failing if key in item["url"]]:
+            failing.remove(key)
+            return {"status": 503, "body": error("ServiceUnavailable")}
+        return None
+
+    graph.on_item = once
+    async with await connect(graph) as intune:
+        assert len(await intune.look([device_id(n) for n in (1, 2, 3)])) == 3
+    assert len(graph.items) == 4
+
+
+async def test_audited_resets_are_those_of_the_device_the_action_and_the_time() -> None:
+    graph = FakeGraph()
+
+    def audit(action: str, device: str, at: str) -> Json:
+        return {"id": f"{action}{at}", "action": action, "managedDeviceId": device, "requestDateTime": at}
+
+    graph.audits += [
+        audit("automaticRedeployment", guid(1), "2026-11-20T10:00:00Z"),
+        audit("factoryResetKeepEnrollmentData", guid(1), "2026-11-20T09:00:00Z"),
+        audit("factoryReset", guid(1), "2026-11-20T08:59:59Z"),
+        audit("removeCompanyData", guid(1), "2026-11-20T10:00:00Z"),
+        audit("factoryReset", guid(9), "2026-11-20T10:00:00Z"),
+        {"id": "odd"},
+    ]
+    since = datetime(2026, 11, 20, 9, tzinfo=UTC)
+    for filters_work in (True, False):
+        graph.filters_work = filters_work
+        async with await connect(graph) as intune:
+            found = await intune.audited_resets([device_id(1), device_id(2)], since)
+        assert sorted(a.action for a in found[device_id(1)]) == [
+            "automaticRedeployment",
+            "factoryResetKeepEnrollmentData",
+        ]
+        assert found[device_id(2)] == []
+    assert {r.url.path for r in graph.requests} == {"/beta/$batch"}
+
+
+# Logs
+
+
+async def test_logs_hold_template_status_and_request_id_but_no_values(caplog: pytest.LogCaptureFixture) -> None:
+    graph = FakeGraph(2)
+    graph.devices[1]["lastSyncDateTime"] = "SECRET-DATE"
+    graph.filters_work = False
+    with caplog.at_level(logging.INFO):
+        async with await connect(graph, credential=StaticTokenCredential("SECRET-TOKEN")) as intune:
+            await intune.find([serial("SN00001"), by(ReferenceKind.NAME, "LAB-2")])
+            await intune.reset([order(1)])
+            [change async for change in intune.changed_since(NOW)]
+    log = "\n".join(record.getMessage() for record in caplog.records)
+    assert "POST /$batch: 200" in log
+    assert "GET /deviceManagement/managedDevices: 200" in log
+    assert "client-request-id order-1" in log
+    assert "lastSyncDateTime" in log
+    for secret in ("SECRET", "SN00001", "LAB-", "Bearer", "$filter"):
+        assert secret not in log
+
+
+async def test_calls_are_counted_by_kind() -> None:
+    graph = FakeGraph(3)
+    async with await connect(graph) as intune:
+        await intune.reset([order(1), order(2)])
+        await intune.look([device_id(1)])
+        assert intune.calls == {
+            "http": 2,
+            "POST /deviceManagement/managedDevices/{managedDevice-id}/wipe": 2,
+            "GET /deviceManagement/managedDevices/{managedDevice-id}": 1,
+        }
+
+
+async def test_closing_closes_the_connections() -> None:
+    closed: list[bool] = []
+
+    class Closing(FakeGraph):
+        async def aclose(self) -> None:
+            closed.append(True)
+
+    async with await connect(Closing()):
+        assert closed == []
+    assert closed
+
+
+# Against the sandbox tenant, another hand's reading of the same facts
+
+SCENARIO = """
+[scenario]
+name = "contract"
+speed = 60
+
+[tenant.quirks]
+stale_reads = "PT0S"
+audit_lag = "PT0S"
+serial_oddities = true
+page_size = 2
+
+[[devices]]
+count = 5
+name = "LAB-{n:02}"
+serial = "5CG{n:04}"
+group_tag = "LAB"
+first_check_in = "PT1M"
+
+[[devices]]
+name = "SHELF-01"
+serial = "SHELF001"
+group_tag = "LAB"
+enrolled = false
+
+[[devices]]
+count = 2
+name = "KIOSK"
+serial = "KIO{n:05}"
+"""
+
+
+@pytest.fixture(scope="module")
+def tenant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    scenario = tmp_path_factory.mktemp("tenant") / "scenario.toml"
+    scenario.write_text(SCENARIO, "utf-8")
+    errors = scenario.with_name("stderr.log")
+    command: list[str | Path] = [sys.executable, "-m", "sandbox.tenant", "--scenario", scenario, "--port", "0"]
+    process = spawn(command, stdout=subprocess.PIPE, stderr=errors)
+    try:
+        yield str(ready_line(process, stderr=errors)["url"])
+    finally:
+        stop(process)
+
+
+@pytest.fixture
+async def sandbox(tenant: str) -> AsyncIterator[GraphIntune]:
+    patience = Patience(first=timedelta(milliseconds=1))
+    endpoint = GraphEndpoint.parse(tenant)
+    async with await GraphIntune.create(endpoint, StaticTokenCredential("sandbox"), patience=patience) as intune:
+        yield intune
+
+
+async def sandbox_id(intune: GraphIntune, name: str) -> ManagedDeviceId:
+    (found,) = (await intune.find([by(ReferenceKind.NAME, name)])).values()
+    return found.devices[0].managed.id
+
+
+def arm(tenant: str, on: str, fault: str) -> None:
+    httpx.post(f"{tenant}/sandbox/faults", json={"on": on, "fault": fault}).raise_for_status()
+
+
+def set_quirk(tenant: str, **quirks: str) -> None:
+    httpx.post(f"{tenant}/sandbox/quirks", json=quirks).raise_for_status()
+
+
+@pytest.mark.parametrize("filters", ["reference", "schema"])
+async def test_sandbox_references_of_every_kind_find_their_devices(
+    tenant: str, sandbox: GraphIntune, filters: str
+) -> None:
+    set_quirk(tenant, filter_support=filters)
+    tag = by(ReferenceKind.GROUP_TAG, "LAB")
+    kiosk, shelf, nobody = by(ReferenceKind.NAME, "KIOSK"), serial("SHELF001"), serial("NOSUCH99")
+    found = await sandbox.find([serial("5cg0003"), tag, kiosk, shelf, nobody])
+    (facts,) = found[serial("5cg0003")].devices
+    assert facts.managed.name == "LAB-03"
+    assert facts.entra is not None
+    assert facts.entra.trust_type == "AzureAd"
+    assert facts.autopilot is not None
+    assert facts.autopilot.group_tag == "LAB"
+    assert sorted(d.managed.name or "" for d in found[tag].devices) == [f"LAB-{n:02}" for n in range(1, 6)]
+    assert [i.serial_number for i in found[tag].not_enrolled] == ["SHELF001"]
+    assert len(found[kiosk].devices) == 2
+    assert found[shelf].devices == ()
+    assert [i.serial_number for i in found[shelf].not_enrolled] == ["SHELF001"]
+    assert found[nobody].devices + found[nobody].not_enrolled == ()
+    again = [by(ReferenceKind.INTUNE_ID, facts.managed.id), by(ReferenceKind.ENTRA_DEVICE_ID, facts.entra.device_id)]
+    for finding in (await sandbox.find(again)).values():
+        assert ids(finding) == [facts.managed.id]
+    assert (await sandbox.facts([facts.managed.id]))[facts.managed.id] is not None
+
+
+async def test_sandbox_many_references_are_found_in_lists(
+    tenant: str, sandbox: GraphIntune, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.graph.finding.MOST_ASKED_SINGLY", 2)
+    wanted = [serial(f"5CG{n:04}") for n in range(1, 6)]
+    found = await sandbox.find(wanted)
+    assert [len(found[reference].devices) for reference in wanted] == [1] * 5
+    assert all(found[reference].devices[0].autopilot for reference in wanted)
+
+
+async def test_sandbox_a_reset_is_taken_once_and_seen_by_look_list_and_audit(tenant: str, sandbox: GraphIntune) -> None:
+    began = datetime.now(UTC) - timedelta(minutes=1)
+    device = await sandbox_id(sandbox, "LAB-01")
+    before = (await sandbox.look([device]))[device]
+    answer = (await sandbox.reset([Order(device, OrderId(str(uuid.uuid4())))]))[device]
+    assert answer.kind is AnswerKind.ACCEPTED
+    after = (await sandbox.look([device]))[device]
+    assert (before.management_state, before.exists) != (after.management_state, False)
+    audited = (await sandbox.audited_resets([device], began))[device]
+    assert len(audited) == 1
+    changed = [change.device async for change in sandbox.changed_since(datetime(2000, 1, 1, tzinfo=UTC))]
+    assert device in changed
+    assert len(set(changed)) == 7
+
+
+async def test_sandbox_a_sync_is_taken_and_an_unknown_device_is_not_found(sandbox: GraphIntune) -> None:
+    device = await sandbox_id(sandbox, "LAB-02")
+    found = await sandbox.sync([Order(device, OrderId("a")), order(1)])
+    assert [found[device].kind, found[device_id(1)].kind] == [AnswerKind.ACCEPTED, AnswerKind.NOT_FOUND]
+    assert not (await sandbox.look([device, device_id(1)]))[device_id(1)].exists
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        ("lost_answer", AnswerKind.UNKNOWN),
+        ("lost_request", AnswerKind.UNKNOWN),
+        ("503", AnswerKind.UNKNOWN),
+        ("503_acted", AnswerKind.UNKNOWN),
+        ("503_html", AnswerKind.UNKNOWN),
+        ("500", AnswerKind.UNKNOWN),
+        ("429", AnswerKind.THROTTLED),
+    ],
+)
+async def test_sandbox_faults_of_a_reset_are_told_as_they_are(
+    tenant: str, sandbox: GraphIntune, fault: str, kind: AnswerKind
+) -> None:
+    device = await sandbox_id(sandbox, "LAB-04")
+    arm(tenant, "wipe", fault)
+    assert (await sandbox.reset([Order(device, OrderId("a"))]))[device].kind is kind
+
+
+@pytest.mark.parametrize("shape", ["401", "403", "500"])
+async def test_sandbox_a_missing_permission_is_named_in_each_of_its_shapes(
+    tenant: str, sandbox: GraphIntune, shape: str
+) -> None:
+    device = await sandbox_id(sandbox, "LAB-05")
+    set_quirk(tenant, forbidden_shape=shape)
+    arm(tenant, "wipe", "forbidden")
+    answer = (await sandbox.reset([Order(device, OrderId("a"))]))[device]
+    assert answer.kind is AnswerKind.FORBIDDEN
+    assert "PrivilegedOperations.All" in answer.detail
+    arm(tenant, "managed_device", "forbidden")
+    with pytest.raises(GraphForbidden):
+        await sandbox.look([device])
+
+
+@pytest.mark.parametrize("fault", ["503", "503_html", "429", "500", "lost_answer"])
+async def test_sandbox_a_passing_fault_does_not_spoil_a_read(tenant: str, sandbox: GraphIntune, fault: str) -> None:
+    for operation in ("managed_devices", "entra_devices", "autopilot_identities"):
+        arm(tenant, operation, fault)
+    assert await sandbox_id(sandbox, "LAB-05")
+
+
+# Decoding
+
+
+@pytest.mark.parametrize(
+    ("value", "instant"),
+    [
+        ("2026-11-20T10:00:00Z", datetime(2026, 11, 20, 10, tzinfo=UTC)),
+        ("2026-11-20T10:00:00.123456Z", datetime(2026, 11, 20, 10, 0, 0, 123456, tzinfo=UTC)),
+        ("2026-11-20T10:00:00.1234567Z", datetime(2026, 11, 20, 10, 0, 0, 123456, tzinfo=UTC)),
+        ("2026-11-20T12:00:00+02:00", datetime(2026, 11, 20, 10, tzinfo=UTC)),
+        ("2026-11-20T10:00:00", datetime(2026, 11, 20, 10, tzinfo=UTC)),
+        ("0001-01-01T00:00:00Z", None),
+        ("0001-01-01T00:00:00+14:00", None),
+        ("9999-12-31T23:59:59.9999999Z", None),
+        ("9999-12-31T23:59:59-11:00", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_dates_are_read_in_utc_and_never_is_none(
+    value: object, instant: datetime | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = decode.instant({"at": value}, "at")
+    assert found == instant
+    assert found is None or found.tzinfo is UTC
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("value", ["yesterday", "2026-13-01T00:00:00Z", 20261120, ["x"]])
+def test_what_is_no_date_is_none_and_warned_of_without_the_value(
+    value: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert decode.instant({"lastSyncDateTime": value}, "lastSyncDateTime") is None
+    assert "lastSyncDateTime" in caplog.text
+    assert str(value) not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("record", "user"),
+    [({}, None), ({"userId": None}, ""), ({"userId": ""}, ""), ({"userId": ZEROS}, ""), ({"userId": 5}, None)],
+)
+def test_no_primary_user_and_an_untold_one_are_told_apart(record: Json, user: str | None) -> None:
+    assert decode.primary_user(record) == user
+    assert decode.managed_device({"id": guid(1), **record}).primary_user == user
+    assert decode.sighting({"id": guid(1), **record}, NOW).primary_user == user
+
+
+def test_actions_that_graph_did_not_show_are_none() -> None:
+    assert decode.sighting({"id": guid(1)}, NOW).actions is None
+    assert decode.sighting({"id": guid(1), "deviceActionResults": None}, NOW).actions is None
+
+
+def test_unknown_members_are_kept_as_graph_spells_them() -> None:
+    assert decode.managed_device({"id": guid(1), "managementState": "hexed"}).management_state == "hexed"
+    assert decode.entra_device({"deviceId": guid(1), "trustType": "New"}).trust_type == "New"
+
+
+def test_serial_numbers_stay_texts() -> None:
+    assert decode.text({"serialNumber": "A\ud800"}, "serialNumber") == "A?"
+    assert decode.managed_device({"id": guid(1), "serialNumber": " 00123 "}).serial_number == "00123"
+    assert decode.managed_device({"id": guid(1), "serialNumber": 123}).serial_number is None
+
+
+FIELDS = [
+    *("id", "deviceId", "deviceName", "serialNumber", "azureADDeviceId", "operatingSystem", "lastSyncDateTime"),
+    *("enrolledDateTime", "userId", "managementState", "deviceActionResults", "actionName", "actionState"),
+    *("startDateTime", "trustType", "accountEnabled", "groupTag", "managedDeviceId", "azureAdDeviceId", "action"),
+    *("enrollmentState", "requestDateTime"),
+]
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text()
+    | st.just("\ud800")
+    | st.sampled_from([guid(1), ZEROS, "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-11:00", "done"])
+    | st.datetimes().map(lambda at: at.isoformat() + "Z"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(FIELDS), inner, max_size=5),
+    max_leaves=20,
+)
+
+
+@given(st.dictionaries(st.sampled_from(FIELDS), VALUES))
+def test_any_json_object_decodes_or_is_named_unreadable(record: Json) -> None:
+    for read in (
+        decode.managed_device,
+        decode.entra_device,
+        decode.autopilot_identity,
+        lambda r: decode.sighting(r, NOW),
+        decode.check_in,
+        decode.audited_action,
+    ):
+        try:
+            decoded = read(record)
+        except decode.UnreadableRecordError:
+            continue
+        assert decoded is None or dataclasses.is_dataclass(decoded)

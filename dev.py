@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -25,7 +26,13 @@ TYPED = ("function_app.py", "functions", "shared", "web", "cli", "sandbox", "dev
 
 def run(*command: str | Path, cwd: Path = ROOT, **env: str) -> None:
     """Run a command, its output shown; a failure ends this program with the command's own code."""
-    code = subprocess.call([str(part) for part in command], cwd=cwd, env={**os.environ, **env})
+    # Ctrl-C reaches the command too, which must have the time to end what it started; SIGTERM is passed on.
+    before = signal.signal(signal.SIGINT, lambda *_: None)
+    child = subprocess.Popen([str(part) for part in command], cwd=cwd, env={**os.environ, **env})
+    signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+    code = child.wait()
+    signal.signal(signal.SIGINT, before)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if code:
         sys.exit(code if code > 0 else 128 - code)
 

@@ -7,7 +7,7 @@ import base64
 import json
 import random
 from collections.abc import Callable
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from sandbox.tenant.calls import Answer, Call
 from sandbox.tenant.devices import Json
@@ -55,7 +55,7 @@ def _items(call: Call) -> list[Json]:
         if key in known:
             raise bad_request("Request Id has to be unique in a batch.")
         known.add(key)
-        if "://" in url or "$batch" in url:
+        if not relative(url) or "$batch" in unquote(url):
             raise bad_request(f"Invalid URL in batch request with id: {key}. It must be relative, and no batch itself.")
         headers = item.get("headers", {})
         if not isinstance(headers, dict) or not all(isinstance(value, str) for value in headers.values()):
@@ -67,6 +67,15 @@ def _items(call: Call) -> list[Json]:
         if not set(_depends(item)) <= known - {str(item["id"])}:
             raise bad_request(f"Batch request with id: {item['id']} depends on a request that is not in the batch.")
     return items
+
+
+def relative(url: str) -> bool:
+    """Whether a URL names no host, neither with a scheme nor as //host."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    return not parts.scheme and not parts.netloc
 
 
 def _depends(item: Json) -> list[str]:

@@ -56,6 +56,7 @@ class FaultKind(StrEnum):
     UNAVAILABLE_HTML = "503_html"
     SERVER_ERROR = "500"
     FORBIDDEN = "forbidden"
+    TOKEN_EXPIRED = "token_expired"
 
 
 class Fault(BaseModel):

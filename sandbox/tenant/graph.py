@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from email.utils import format_datetime
 from urllib.parse import unquote, urlencode
 
+from sandbox.graph_schema.schema import Version
 from sandbox.tenant import records
 from sandbox.tenant.approvals import Approvals
 from sandbox.tenant.batch import answer_batch
@@ -45,12 +46,17 @@ from sandbox.tenant.odata import (
 )
 from sandbox.tenant.quirks import Quirks
 from sandbox.tenant.schema import (
+    APPROVAL,
     AUDIT,
     AUTOPILOT_IDENTITY,
     AUTOPILOT_IDENTITY_BETA,
     ENTRA_DEVICE,
+    ENTRA_DEVICE_BETA,
+    ENUMS,
     MANAGED_DEVICE,
     MANAGED_DEVICE_BETA,
+    MANAGED_DEVICE_FILTERS,
+    parameters,
 )
 from sandbox.tenant.throttle import Limits, Window
 
@@ -73,25 +79,6 @@ _REFERENCE_FILTERS = {
     "enrolledDateTime": {"lt", "gt"},
     "deviceCategoryDisplayName": {"eq"},
     "jailBroken": {"eq"},
-}
-_SCHEMA_FILTERS = {
-    **_REFERENCE_FILTERS,
-    "azureADDeviceId": {"eq"},
-    "complianceGracePeriodExpirationDateTime": {"lt", "gt"},
-    "complianceState": {"eq"},
-    "deviceName": {"eq", "contains"},
-    "emailAddress": {"contains"},
-    "exchangeAccessState": {"eq"},
-    "imei": {"eq"},
-    "managementAgent": {"eq"},
-    "managementState": {"eq"},
-    "manufacturer": {"eq"},
-    "model": {"eq", "contains"},
-    "operatingSystem": {"eq"},
-    "osVersion": {"contains"},
-    "phoneNumber": {"contains"},
-    "serialNumber": {"eq"},
-    "userPrincipalName": {"eq", "ne"},
 }
 _ENTRA_FILTERS = {
     "deviceId": {"eq", "in"},
@@ -160,7 +147,7 @@ class _Context:
     """What a handler needs to know of the call it answers."""
 
     call: Call
-    version: records.Version
+    version: Version
     now: datetime
     request_id: str
     key: str = ""
@@ -360,12 +347,14 @@ class Tenant:
                 raise GraphError(500, "InternalServerError", intune_message("An error has occurred", request_id))
             case FaultKind.FORBIDDEN:
                 raise intune_forbidden(roles, request_id, self._shape())
+            case FaultKind.TOKEN_EXPIRED:
+                raise unauthenticated("Lifetime validation failed, the token is expired.")
             case FaultKind.LOST_ANSWER | FaultKind.LOST_REQUEST:
                 raise AssertionError("a cut connection is no error body")
 
     # Intune devices.
 
-    def _known(self, version: records.Version) -> Mapping[str, str]:
+    def _known(self, version: Version) -> Mapping[str, str]:
         return MANAGED_DEVICE if version == "v1.0" else MANAGED_DEVICE_BETA
 
     def _managed_devices(self, context: _Context) -> Answer:
@@ -394,7 +383,7 @@ class Tenant:
         if condition is None:
             return None
         schema = quirks.filter_support == "schema"
-        supported = _SCHEMA_FILTERS if schema else _REFERENCE_FILTERS
+        supported = MANAGED_DEVICE_FILTERS if schema else _REFERENCE_FILTERS
         good = all(test.operator in supported.get(test.property, ()) for test in tests(condition))
         good = good and not has(condition, Not) and (schema or not has(condition, Either))
         good = good and not (query.count and any(test.property == "azureADDeviceId" for test in tests(condition)))
@@ -444,11 +433,7 @@ class Tenant:
 
     def _wipe(self, context: _Context) -> Answer:
         context.query({}, "managedDevice", ())
-        body = _action_body(
-            context.call,
-            {"keepEnrollmentData": bool, "keepUserData": bool, "macOsUnlockCode": str, "persistEsimDataPlan": bool},
-            required=True,
-        )
+        body = _action_body(context.call, parameters(context.version, "wipe"), required=True)
         device = self._target(context)
         if self.quirks.multi_admin_approval != "off":
             self.approvals.check(context.call, context.now, int(self.quirks.multi_admin_approval))
@@ -461,7 +446,7 @@ class Tenant:
 
     def _sync(self, context: _Context) -> Answer:
         context.query({}, "managedDevice", ())
-        _action_body(context.call, {}, required=False)
+        _action_body(context.call, parameters(context.version, "syncDevice"), required=False)
         self.fleet.request_sync(self._target(context), context.now)
         return Answer(204)
 
@@ -474,7 +459,7 @@ class Tenant:
 
     # Autopilot, audits, approvals.
 
-    def _autopilot_known(self, version: records.Version) -> Mapping[str, str]:
+    def _autopilot_known(self, version: Version) -> Mapping[str, str]:
         return AUTOPILOT_IDENTITY if version == "v1.0" else AUTOPILOT_IDENTITY_BETA
 
     def _autopilot_identities(self, context: _Context) -> Answer:
@@ -559,20 +544,23 @@ class Tenant:
         }
 
     def _approval_list(self, context: _Context) -> Answer:
-        known = {"id": "String", "requestId": "String", "status": "String"}
-        query = context.query(known, "operationApprovalRequest", ("$filter",))
+        query = context.query(APPROVAL, "operationApprovalRequest", ("$select", "$filter"))
         found = [
-            one
+            selected(one, query.select)
             for one in self.approvals.listing(context.now)
-            if query.filter is None or matches(query.filter, one, known)
+            if query.filter is None or matches(query.filter, one, APPROVAL)
         ]
         where = self._context(context, "deviceManagement/operationApprovalRequests", query)
         return Answer(200, {"@odata.context": where, "value": found})
 
     # Entra devices.
 
+    def _entra_known(self, version: Version) -> Mapping[str, str]:
+        return ENTRA_DEVICE if version == "v1.0" else ENTRA_DEVICE_BETA
+
     def _entra_devices(self, context: _Context) -> Answer:
-        query = context.query(ENTRA_DEVICE, "device", _LIST, top=999)
+        known = self._entra_known(context.version)
+        query = context.query(known, "device", _LIST, top=999)
         condition = query.filter
         if condition is not None:
             found = list(tests(condition))
@@ -591,9 +579,9 @@ class Tenant:
 
         def shown(device: Device) -> Json | None:
             source = device.records.entra_device
-            if source is None or (condition is not None and not matches(condition, source, ENTRA_DEVICE)):
+            if source is None or (condition is not None and not matches(condition, source, known)):
                 return None
-            return selected(records.entra_device(device) or {}, query.select)
+            return selected(records.entra_device(device, context.version) or {}, query.select)
 
         devices: Iterable[Device] = self.fleet.devices
         if isinstance(condition, Test) and condition.property == "deviceId":  # the one filter that must be quick
@@ -604,12 +592,12 @@ class Tenant:
         return self._page(context, query, "devices", shown, min(100, self.quirks.page_size), tuple(devices))
 
     def _entra_device(self, context: _Context) -> Answer:
-        query = context.query(ENTRA_DEVICE, "device", ("$select",))
+        query = context.query(self._entra_known(context.version), "device", ("$select",))
         index = self._entra if "(deviceId=" in context.call.path else self._entra_objects
         if not _GUID.fullmatch(context.key):
             raise bad_request(f"Invalid object identifier '{context.key}'.", "Request_BadRequest")
         for device in index.get(context.key.lower(), ()):
-            shown = selected(records.entra_device(device) or {}, query.select)
+            shown = selected(records.entra_device(device, context.version) or {}, query.select)
             where = self._context(context, "devices/$entity", query)
             return Answer(200, {"@odata.context": where, **shown})
         raise not_in_directory(context.key)
@@ -668,7 +656,7 @@ def _indexed(fleet: Fleet, key: str, record: Callable[[Device], Json | None]) ->
     return index
 
 
-def _action_body(call: Call, parameters: Mapping[str, type], *, required: bool) -> Json:
+def _action_body(call: Call, known: Mapping[str, str], *, required: bool) -> Json:
     """Read an action's parameters; raises GraphError 400 for anything the action's signature does not hold."""
     if not call.body:
         if required:
@@ -677,16 +665,25 @@ def _action_body(call: Call, parameters: Mapping[str, type], *, required: bool) 
     if not call.headers.get("content-type", "").lower().startswith("application/json"):
         raise bad_request("A missing or empty content type header was found when trying to read a message.")
     try:
-        body = json.loads(call.body)
+        body = json.loads(call.body, object_pairs_hook=_once)
     except ValueError:
         raise bad_request("Unable to read JSON request payload. Please ensure Content-Type header is set.") from None
     if not isinstance(body, dict):
         raise bad_request("Unable to read JSON request payload. An object was expected.")
     for name, value in body.items():
-        if name not in parameters:
+        if name not in known:
             raise bad_request(
                 f"The parameter '{name}' in the request payload is not a valid parameter for the operation."
             )
-        if value is not None and type(value) is not parameters[name]:
+        good = isinstance(value, bool if known[name] == "Boolean" else str)
+        if value is not None and not (good and value in ENUMS.get(known[name], (value,))):
             raise bad_request(f"Cannot convert the literal '{value}' to the expected type of parameter '{name}'.")
     return body
+
+
+def _once(pairs: list[tuple[str, object]]) -> Json:
+    """A JSON object, unless it names a member twice: which one counts would be a guess."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("duplicate property names")
+    return found

@@ -12,6 +12,10 @@ ACTION_NAMES = ("factoryReset", "factoryResetKeepEnrollmentData", "automaticRede
 """The names under which one and the same reset was seen in deviceActionResults."""
 
 
+UNPUBLISHED = {"managementAgent": ("intuneAosp",)}
+"""Members that the published metadata lacks, by the property that carries them under `strange_enum_members`."""
+
+
 def _iso_only(value: object) -> object:
     if isinstance(value, timedelta) or (isinstance(value, str) and value.removeprefix("-").startswith("P")):
         return value

@@ -5,12 +5,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
+from sandbox.graph_schema.schema import Version
 from sandbox.tenant.devices import ID_NAMESPACE, ActionResult, Device, IntuneRecord, Json, Records, User
-from sandbox.tenant.quirks import Quirks
-from sandbox.tenant.schema import AUTOPILOT_IDENTITY, AUTOPILOT_IDENTITY_BETA, ENTRA_DEVICE, MANAGED_DEVICE
+from sandbox.tenant.quirks import UNPUBLISHED, Quirks
+from sandbox.tenant.schema import (
+    AUTOPILOT_IDENTITY,
+    AUTOPILOT_IDENTITY_BETA,
+    ENTRA_DEVICE,
+    ENTRA_DEVICE_BETA,
+    MANAGED_DEVICE,
+)
 from sandbox.tenant.schema import MANAGED_DEVICE_BETA as BETA
 
-type Version = Literal["v1.0", "beta"]
 type Join = Literal["entra", "hybrid", "registered"]
 
 NEVER = "0001-01-01T00:00:00Z"
@@ -263,6 +269,8 @@ def _shown_value(
         return seconds(value) if listing and quirks.list_seconds_only else exact(value)
     if name in ONLY_WHEN_SELECTED and (listing or not selected):
         return 0 if kind == "Int64" else None
+    if value is None and kind == "Collection":
+        return []
     if value is None and kind == "DateTimeOffset":
         if not quirks.never_dates:
             return None
@@ -273,8 +281,8 @@ def _shown_value(
         return seconds(instant(value))
     if not value and name in SWAPPED and quirks.null_swaps:
         return SWAPPED[name] if listing else None
-    if name == "managementAgent" and quirks.strange_enum_members and device.ordinal % 5 == 4:
-        return "intuneAosp"  # a member that the published metadata lacks
+    if name in UNPUBLISHED and quirks.strange_enum_members and device.ordinal % 5 == 4:
+        return UNPUBLISHED[name][0]
     return value
 
 
@@ -309,10 +317,13 @@ def managed_device_stub(record_id: str, version: Version) -> Json:
     return {**stub, "id": record_id, "managementState": "managed", "deviceActionResults": []}
 
 
-def entra_device(device: Device) -> Json | None:
-    """The Entra device with all its v1.0 properties."""
+def entra_device(device: Device, version: Version) -> Json | None:
+    """The Entra device with all properties of the version."""
     source = device.records.entra_device
-    return None if source is None else {name: source.get(name) for name in ENTRA_DEVICE}
+    known = ENTRA_DEVICE if version == "v1.0" else ENTRA_DEVICE_BETA
+    if source is None:
+        return None
+    return {name: source.get(name, [] if kind == "Collection" else None) for name, kind in known.items()}
 
 
 def autopilot_identity(

@@ -171,7 +171,7 @@ def build_app(
             Route("/sandbox/faults", arm, methods=["POST", "DELETE"]),
             Route("/sandbox/approvals", decide, methods=["POST"]),
             Route("/{tenant}/oauth2/v2.0/token", token, methods=["POST"]),
-            Route("/{path:path}", graph, methods=["GET", "POST", "PATCH", "PUT", "DELETE"]),
+            Route("/{path:path}", graph, methods=["GET", "POST", "PATCH", "PUT", "DELETE", "OPTIONS"]),
         ],
     )
     return cuttable(app)

@@ -40,7 +40,7 @@ def refusal(facts: DeviceFacts, policy: Policy) -> Reason | None:
 
 def same_device(then: ManagedDevice, now: ManagedDevice) -> bool:
     """Whether facts read again are still of the device that the request was accepted for."""
-    return (then.entra_device_id, then.serial_number) == (now.entra_device_id, now.serial_number)
+    return (then.id, then.entra_device_id, then.serial_number) == (now.id, now.entra_device_id, now.serial_number)
 
 
 def _protected(facts: DeviceFacts, policy: Policy) -> Reason | None:
@@ -48,7 +48,7 @@ def _protected(facts: DeviceFacts, policy: Policy) -> Reason | None:
     names = {
         name.lower() for name in (managed.id, managed.name, managed.serial_number, managed.entra_device_id) if name
     }
-    patterns = {pattern.lower() for pattern in policy.protected_devices}
+    patterns = {pattern.lower().replace("[", "[[]") for pattern in policy.protected_devices}
     hit = any(fnmatchcase(name, pattern) for name in names for pattern in patterns)
     return Reason(Code.PROTECTED) if hit else None
 

@@ -6,8 +6,9 @@ Graph never says "ready". What it shows is weighed by these rules:
    wipe was issued, or once it has checked in later than the order was acknowledged plus a margin for delivery. The
    earliest of these is an upper bound of the true time.
 2. *Silent.* A reset keeps the device from checking in. A check-in sooner than `min_reset_duration` after it took the
-   order means that the reset has not run yet: the clock starts anew.
-3. *Returned.* The first check-in at least `min_reset_duration` after it took the order.
+   order, or sooner than `sync_answer` after a forced sync that tests the silence, means that the reset has not run yet:
+   the clock starts anew.
+3. *Returned.* The first check-in after the silence.
 4. *Done.* Our action's result says done; and where there was a primary user before, that user is gone. Either may
    appear as early as at the order itself, so neither counts alone: one of them must have appeared late (the action was
    still open, or the user still there, well after the device had taken the order), or the silence must have been put to
@@ -32,6 +33,7 @@ RESET_ACTIONS = frozenset(
 """Names under which a wipe with keepEnrollmentData has been seen in `deviceActionResults` (graph/api wipe, CIPP)."""
 
 ACTION_FAILED = frozenset({ActionState.FAILED, ActionState.CANCELED, ActionState.NOT_SUPPORTED})
+OPEN = frozenset({ActionState.PENDING, ActionState.ACTIVE})
 STATE_ORDERED = frozenset({"wipepending", "wipeissued"})
 STATE_TAKEN = frozenset({"wipeissued"})
 STATE_FAILED = frozenset({"wipefailed", "wipecanceled"})
@@ -75,6 +77,8 @@ def weigh(reset: Reset, sighting: Sighting, policy: Policy) -> Proof:
     """The proof so far with what this sighting adds. Older sightings change nothing."""
     proof = reset.proof
     last_sync = sighting.last_sync
+    if last_sync is not None and last_sync > sighting.seen_at + policy.clock_tolerance:
+        return proof  # no check-in lies in the future
     if last_sync is not None and (proof.last_sync is None or last_sync > proof.last_sync):
         proof = replace(proof, last_sync=last_sync)
     elif last_sync is not None and proof.last_sync is not None and last_sync < proof.last_sync:
@@ -88,21 +92,30 @@ def weigh(reset: Reset, sighting: Sighting, policy: Policy) -> Proof:
     if taken_at is None:
         return proof
 
-    if last_sync is not None and taken_at < last_sync < taken_at + policy.min_reset_duration:
-        taken_at = last_sync
-        proof = Proof(taken_at=taken_at, last_sync=proof.last_sync, restarts=proof.restarts + 1)
-    if last_sync is not None and proof.returned_at is None and last_sync >= taken_at + policy.min_reset_duration:
-        proof = replace(proof, returned_at=last_sync)
+    if last_sync is not None and proof.returned_at is None and last_sync > taken_at:
+        if last_sync < silent_until(proof, taken_at, policy):
+            taken_at = last_sync
+            proof = Proof(taken_at=taken_at, last_sync=proof.last_sync, restarts=proof.restarts + 1)
+        else:
+            proof = replace(proof, returned_at=last_sync)
 
+    if proof.returned_at is None and _said(reset, sighting, action):
+        proof = replace(proof, taken_shown=True)
     done = proof.done or (action is not None and action.state is ActionState.DONE)
     user_gone = proof.user_gone if sighting.primary_user is None else _user_gone(reset, sighting)
     if sighting.seen_at >= taken_at + policy.reconcile_after:
         proof = replace(
             proof,
-            open_late=proof.open_late or (action is not None and not done),
-            user_late=proof.user_late or (had_user(reset) and not user_gone),
+            open_late=proof.open_late or (action is not None and not done and action.state in OPEN),
+            user_late=proof.user_late or (had_user(reset) and sighting.primary_user == reset.before.primary_user),
         )
     return replace(proof, done=done, user_gone=user_gone)
+
+
+def silent_until(proof: Proof, taken_at: datetime, policy: Policy) -> datetime:
+    """Until when a device that is being reset cannot check in."""
+    silence = taken_at + policy.min_reset_duration
+    return silence if proof.probed_at is None else max(silence, proof.probed_at + policy.sync_answer)
 
 
 def had_user(reset: Reset) -> bool:
@@ -119,7 +132,12 @@ def tested(reset: Reset) -> bool:
     """Whether what says "done" cannot have appeared before the reset ran (rule 4, second half)."""
     proof = reset.proof
     appeared_late = (proof.done and proof.open_late) or (proof.user_gone and proof.user_late)
-    return appeared_late or proof.probed_at is not None
+    return (appeared_late and proof.taken_shown) or proof.probed_at is not None
+
+
+def late(proof: Proof) -> bool:
+    """Whether something is still missing late, after the device was shown to have the order: no test is needed."""
+    return proof.taken_shown and (proof.open_late or proof.user_late)
 
 
 def complete(reset: Reset) -> bool:
@@ -156,9 +174,23 @@ def _taken_bounds(reset: Reset, sighting: Sighting, action: ActionResult | None)
         return []
     bounds = []
     acknowledged = reset.graph_latest is not None and last_sync > reset.graph_latest
-    said = action is not None and action.state in (ActionState.ACTIVE, ActionState.DONE)
-    if acknowledged or said or management_state_moved_to(reset, sighting, STATE_TAKEN):
+    if acknowledged or _said(reset, sighting, action):
         bounds.append(last_sync)
-    if action is not None and action.state is ActionState.DONE and action.updated_at is not None:
+    if (
+        action is not None
+        and action.state is ActionState.DONE
+        and action.started_at is not None
+        and action.updated_at is not None
+        and action.updated_at >= action.started_at
+    ):
         bounds.append(action.updated_at)
     return bounds
+
+
+def _said(reset: Reset, sighting: Sighting, action: ActionResult | None) -> bool:
+    """Whether Graph itself says that the device has the order, at a check-in since it was given."""
+    if sighting.last_sync is None:
+        return False
+    if action is not None and action.started_at is not None and action.state in (ActionState.ACTIVE, ActionState.DONE):
+        return sighting.last_sync >= action.started_at
+    return management_state_moved_to(reset, sighting, STATE_TAKEN)

@@ -33,7 +33,7 @@ class Hold:
 def hold(halt: Halt | None, not_before: datetime | None, now: datetime) -> Hold | None:
     """What holds a device that may be reset, or None where it may go."""
     if not_before is not None and not_before > now:
-        return Hold(Reason(Code.NOT_YET, f"It starts at {not_before:%Y-%m-%d %H:%M} UTC."), not_before)
+        return Hold(Reason(Code.NOT_YET, f"It starts at {not_before.astimezone(UTC):%Y-%m-%d %H:%M} UTC."), not_before)
     if halt is not None:
         return Hold(Reason(Code.HALTED, f"By {halt.by}: {halt.why}"), None)
     return None

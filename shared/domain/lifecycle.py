@@ -9,6 +9,7 @@ from enum import StrEnum
 
 from shared.domain import evidence
 from shared.domain.devices import DeviceFacts, Sighting
+from shared.domain.eligibility import same_device
 from shared.domain.ids import OrderId
 from shared.domain.orders import Answer, AnswerKind
 from shared.domain.policy import Policy
@@ -167,9 +168,13 @@ def step(reset: Reset, happening: Happening, now: datetime, policy: Policy, who:
         case Resumed():
             if reset.state is State.HELD and reset.reason is not None and reset.reason.code is Code.HALTED:
                 _clear(course)
-        case Sighting():
+        case _:
             _sighted(course, happening)
     return course.decision()
+
+
+_WAIT_IS_TOLD = frozenset({Code.HALTED, Code.DAILY_LIMIT})
+"""Who asked for a later time knows of it; other waits are told, with the date where there is one."""
 
 
 @dataclass(slots=True)
@@ -228,7 +233,8 @@ class _Course:
             syncs=0,
             attention_from=before.state if to is State.ATTENTION else None,
         )
-        told = to in TERMINAL or to is State.ATTENTION or before.state is State.ATTENTION
+        waits = to is State.HELD and reason is not None and reason.code in _WAIT_IS_TOLD
+        told = waits or to in TERMINAL or State.ATTENTION in (to, before.state)
         self.note(EventKind.MOVED, told=told, reason=reason, evidence=evidence, before=before)
 
     def decision(self) -> Decision:
@@ -263,7 +269,13 @@ def _sending(course: _Course, sending: Sending) -> None:
     reset, now, policy = course.reset, course.now, course.policy
     if reset.state is not State.CLEARED:
         return
-    if reset.ready_by is not None and now >= reset.ready_by:
+    if reset.doubtful and not _may_send_again(reset, sending.facts, now, policy):
+        course.move(State.ATTENTION, Reason(Code.SEND_UNKNOWN))
+        return
+    if sending.facts is not None and not same_device(reset.before, sending.facts.managed):
+        course.move(State.ATTENTION, Reason(Code.FACTS_CHANGED))
+        return
+    if reset.ready_by is not None and now >= reset.ready_by and not reset.late_told:
         course.move(State.ATTENTION, Reason(Code.NOT_SENT_IN_TIME))
         return
     # An earlier order that may have been carried out after all must stay within what counts as ours.
@@ -282,12 +294,29 @@ def _sending(course: _Course, sending: Sending) -> None:
     course.set(next_step=now + policy.reconcile_after)
 
 
+def _may_send_again(reset: Reset, facts: DeviceFacts | None, now: datetime, policy: Policy) -> bool:
+    """After a lost answer: only within minutes, and only while the device provably has not checked in since."""
+    if facts is None or reset.sent_at is None or now > reset.sent_at + policy.sending_for:
+        return False
+    return _silent_since(reset, facts.managed.last_sync)
+
+
 # --- the answer ---------------------------------------------------------------------------------------------------
 
 
 def _answered(course: _Course, answered: Answered) -> None:
     reset, now, policy, answer = course.reset, course.now, course.policy, answered.answer
+    if answered.order == reset.given_up and answer.kind is AnswerKind.ACCEPTED:
+        if reset.state in (State.CLEARED, State.HELD):
+            course.move(State.ATTENTION, Reason(Code.SEND_UNKNOWN, "Graph has now said that it took the order."))
+        if reset.state in (State.CLEARED, State.HELD, State.SENDING):
+            _trigger(course, now + policy.clock_tolerance, {"found": "answer"})
+        return
     if reset.state is not State.SENDING or reset.order != answered.order:
+        return
+    if reset.doubtful and answer.kind in _REFUSED:
+        course.set(order=None)
+        course.move(State.ATTENTION, Reason(Code.SEND_UNKNOWN, answer.detail))
         return
     match answer.kind:
         case AnswerKind.ACCEPTED:
@@ -316,8 +345,11 @@ def _answered(course: _Course, answered: Answered) -> None:
         case AnswerKind.REJECTED:
             course.set(order=None)
             course.move(State.FAILED, Reason(Code.REJECTED_BY_GRAPH, answer.detail))
-        case AnswerKind.UNKNOWN:
+        case _:
             course.note(EventKind.ORDER_DOUBTFUL, evidence={"detail": answer.detail})
+
+
+_REFUSED = frozenset({AnswerKind.FORBIDDEN, AnswerKind.APPROVAL_REQUIRED, AnswerKind.NOT_FOUND, AnswerKind.REJECTED})
 
 
 def _trigger(course: _Course, acknowledged: datetime, evidence: dict[str, str] | None = None) -> None:
@@ -341,18 +373,24 @@ def _reconciled(course: _Course, happening: Reconciled) -> None:
             _sighted(course, sighting)
     elif now >= reset.deadline:
         course.move(State.ATTENTION, Reason(Code.SEND_UNKNOWN))
-    elif sighting is None or happening.audited is None or now < reset.sent_at + policy.reconcile_after:
+    elif (
+        sighting is None
+        or happening.audited is None
+        or sighting.seen_at < reset.sent_at + policy.reconcile_after
+        or (sighting.exists and (sighting.actions is None or sighting.management_state is None))
+    ):
         course.set(next_step=now + policy.reconcile_after / 5)
-    elif not sighting.exists or reset.attempt >= MAX_ORDERS or _checked_in_since(reset, sighting):
+    elif not sighting.exists or reset.attempt >= MAX_ORDERS or not _silent_since(reset, sighting.last_sync):
         course.move(State.ATTENTION, Reason(Code.SEND_UNKNOWN))
     else:
-        course.set(doubtful=True, order=None)
+        course.set(doubtful=True, given_up=reset.order, order=None)
         _clear(course)
 
 
-def _checked_in_since(reset: Reset, sighting: Sighting) -> bool:
+def _silent_since(reset: Reset, last_sync: datetime | None) -> bool:
+    """Whether the device provably has not checked in since the order: both times must be known."""
     before = reset.before.last_sync
-    return sighting.last_sync is not None and (before is None or sighting.last_sync > before + timedelta(seconds=1))
+    return last_sync is not None and before is not None and last_sync <= before + timedelta(seconds=1)
 
 
 # --- proof --------------------------------------------------------------------------------------------------------
@@ -360,13 +398,20 @@ def _checked_in_since(reset: Reset, sighting: Sighting) -> bool:
 
 def _sighted(course: _Course, sighting: Sighting) -> None:
     reset, policy = course.reset, course.policy
-    if reset.state not in WATCHED or reset.sent_at is None:
+    if sighting.device != reset.device or reset.sent_at is None:
         return
-    in_doubt = reset.state is State.SENDING or reset.attention_from in (State.SENDING, State.CLEARED)
+    if reset.state in (State.CLEARED, State.HELD) and reset.doubtful and evidence.proves_order(reset, sighting):
+        course.move(State.ATTENTION, Reason(Code.SEND_UNKNOWN))
+        reset = course.reset
+    if reset.state not in WATCHED:
+        return
+    in_doubt = reset.state is State.SENDING or reset.attention_from in (State.SENDING, State.CLEARED, State.HELD)
     if in_doubt and not evidence.proves_order(reset, sighting):
         return
     if not sighting.exists:
         _call(course, Reason(Code.RECORD_GONE))
+        return
+    if sighting.entra_device_id is None and reset.reason is not None and reset.reason.code is Code.IDENTITY_CHANGED:
         return
     expected = reset.before.entra_device_id
     if sighting.entra_device_id is not None and sighting.entra_device_id != expected:
@@ -472,28 +517,19 @@ def _next_step(course: _Course) -> None:
 
 
 def _resetting_step(course: _Course) -> None:
-    """In the silence: test it, where what Graph shows could have appeared too early. After it: help the return."""
+    """Test the silence, where what Graph shows could have appeared too early; help the return where it is overdue."""
     reset, now, policy = course.reset, course.now, course.policy
     proof = reset.proof
-    taken_at = proof.taken_at or reset.since
-    silent_until = taken_at + policy.min_reset_duration
-    if now < silent_until and (
-        proof.open_late or proof.user_late or proof.probed_at or not _may_test(reset, now, policy)
-    ):
-        course.set(next_step=silent_until + policy.sync_grace)
-    elif now < silent_until:
+    back_by = (proof.taken_at or reset.since) + policy.usual_reset_duration
+    if not evidence.late(proof) and proof.probed_at is None:
         _force_sync(course)
-        course.set(syncs=0, next_step=now + policy.reconcile_after / 2)
+        course.set(syncs=0, next_step=now + policy.reconcile_after / 2, proof=replace(proof, probing=True))
+    elif now < back_by:
+        course.set(next_step=back_by)
     elif reset.syncs < policy.sync_attempts:
         _force_sync(course)
     else:
         course.set(next_step=None)  # a long reset; the deadline ends the wait
-
-
-def _may_test(reset: Reset, now: datetime, policy: Policy) -> bool:
-    """Whether a device that is not being reset would still have time to betray itself by answering a sync."""
-    taken_at = reset.proof.taken_at
-    return taken_at is not None and taken_at <= now <= taken_at + policy.min_reset_duration * (2 / 3)
 
 
 def _sync_answered(course: _Course, answer: Answer) -> None:
@@ -502,8 +538,8 @@ def _sync_answered(course: _Course, answer: Answer) -> None:
         return
     if answer.kind is not AnswerKind.ACCEPTED:
         course.note(EventKind.SYNC_NOT_TAKEN, evidence={"answer": answer.kind.value, "detail": answer.detail})
-    elif reset.state is State.RESETTING and _may_test(reset, course.now, course.policy):
-        course.set(proof=replace(reset.proof, probed_at=course.now))
+    elif reset.state is State.RESETTING and reset.proof.probing and reset.proof.probed_at is None:
+        course.set(proof=replace(reset.proof, probed_at=answer.server_time or course.now))
 
 
 def _force_sync(course: _Course) -> None:
@@ -531,7 +567,8 @@ def _overdue(course: _Course) -> None:
         code = reset.reason.code if reset.reason else Code.NOT_PROVEN
         course.move(State.FAILED, Reason(Code.NOBODY_ACTED, f"It needed a person because: {code}."))
     else:
-        course.move(State.ATTENTION, Reason(_OVERDUE[reset.state]), evidence.describe(reset.proof))
+        code = Code.SEND_UNKNOWN if reset.doubtful and reset.state in NOTHING_SENT else _OVERDUE[reset.state]
+        course.move(State.ATTENTION, Reason(code), evidence.describe(reset.proof))
 
 
 # --- commands -----------------------------------------------------------------------------------------------------
@@ -541,13 +578,13 @@ def _commanded(course: _Course, commanded: Commanded) -> None:
     reset = course.reset
     course.who = commanded.by
     because = {"command": commanded.command.value, "why": commanded.why}
-    sent = reset.order is not None
+    sent = reset.order is not None or reset.doubtful
     match commanded.command, reset.state:
         case Command.CANCEL, State.HELD | State.CLEARED:
             course.move(State.CANCELLED, Reason(Code.CANCELLED), because)
         case Command.CANCEL, State.ATTENTION:
             course.move(State.CANCELLED, Reason(Code.RESET_ALREADY_SENT if sent else Code.CANCELLED), because)
-        case Command.RETRY, State.ATTENTION if not sent and not reset.doubtful:
+        case Command.RETRY, State.ATTENTION if not sent:
             course.move(State.CLEARED, evidence=because)
             course.set(next_step=course.now + course.policy.redispatch_after)
             course.effects.add(Effect.DISPATCH)

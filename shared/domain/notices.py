@@ -1,5 +1,6 @@
 """What is told, to whom, in which words."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -7,7 +8,7 @@ from enum import StrEnum
 from shared.domain.reset import Event, EventKind
 from shared.domain.states import State
 
-type JsonValue = str | int | None | Mapping[str, JsonValue] | list[JsonValue]
+type JsonValue = str | int | Mapping[str, JsonValue] | list[JsonValue] | None
 
 
 class NoticeType(StrEnum):
@@ -20,6 +21,8 @@ class NoticeType(StrEnum):
     DEVICE_FAILED = "device.failed"
     DEVICE_CANCELLED = "device.cancelled"
     DEVICE_ATTENTION = "device.attention"
+    DEVICE_HELD = "device.held"
+    """The halt or the day's limit keeps it waiting; `message` has the date where there is one."""
     DEVICE_RESUMED = "device.resumed"
     """It goes on after it needed a person."""
     DEVICE_LATE = "device.late"
@@ -33,6 +36,7 @@ _BY_END = {
     State.REFUSED: NoticeType.DEVICE_REFUSED,
     State.CANCELLED: NoticeType.DEVICE_CANCELLED,
     State.ATTENTION: NoticeType.DEVICE_ATTENTION,
+    State.HELD: NoticeType.DEVICE_HELD,
 }
 _BY_KIND = {
     EventKind.ACCEPTED: NoticeType.REQUEST_ACCEPTED,
@@ -63,7 +67,6 @@ def notice(event: Event, queue: str, known: Mapping[str, str | None] | None = No
     data: dict[str, JsonValue] = {
         "requestId": event.request,
         "at": event.at.isoformat(),
-        "who": event.who,
     }
     if _about_device(event):
         data["device"] = {"intuneId": event.device, "reference": event.reference, **(known or {})}
@@ -77,8 +80,19 @@ def notice(event: Event, queue: str, known: Mapping[str, str | None] | None = No
 
 
 def notice_id(event: Event) -> str:
-    """The same for the same event, however often it is told."""
-    return f"{event.request or 'none'}/{event.device or event.reference or 'request'}/{event.seq}/{_type(event)}"
+    """The same for the same event, however often it is told; another for another."""
+    about = event.device or event.reference or "request"
+    return f"{event.request or 'none'}/{about}/{_number(event)}/{_type(event)}"
+
+
+def _number(event: Event) -> str:
+    """Tells events of one thing apart. A turnaround's are counted. A message that is refused again, for the same
+    faults, is the same refusal; a command that is refused again was given again."""
+    if _about_device(event) or event.kind is EventKind.ACCEPTED:
+        return str(event.seq)
+    what = event.reason.sentence if event.reason is not None else ""
+    when = "" if event.kind is EventKind.REFUSED else event.at.isoformat()
+    return hashlib.sha256(f"{what}|{when}".encode()).hexdigest()[:12]
 
 
 def _about_device(event: Event) -> bool:

@@ -3,7 +3,7 @@
 from datetime import timedelta
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 Duration = Annotated[timedelta, Field(gt=timedelta(0))]
 
@@ -21,6 +21,10 @@ class Policy(BaseModel):
     """A check-in sooner than this after Intune took the order may have begun before it."""
     min_reset_duration: Duration = timedelta(minutes=15)
     """A device that checks in sooner than this after taking the reset cannot have been reset yet."""
+    usual_reset_duration: Duration = timedelta(minutes=45)
+    """A device that is not back by then is told to sync."""
+    sync_answer: Duration = timedelta(minutes=5)
+    """A device that is on and not being reset answers a forced sync within this time."""
 
     sync_grace: Duration = timedelta(minutes=5)
     """How long a device may take to check in by itself before a sync is forced."""
@@ -58,16 +62,18 @@ class Policy(BaseModel):
     retention: Duration = timedelta(days=400)
     """Ended turnarounds, their history and their requests are kept this long."""
 
-    writes_per_window: Annotated[int, Field(ge=1, le=200)] = 180
+    writes_per_window: Annotated[int, Field(ge=21, le=200)] = 180
     """Graph writes in 20 seconds that Turnaround allows itself, of the documented 200 an app and tenant."""
     resets_per_day: Annotated[int, Field(ge=1)] = 500
     """Resets a UTC day; Intune's documented limit of wipes a tenant and day is 500 unless support raised it."""
 
-    protected_devices: frozenset[str] = frozenset()
+    protected_devices: frozenset[Annotated[str, StringConstraints(strip_whitespace=True)]] = frozenset()
     """Serial numbers, names (with * and ?), Intune ids or Entra device ids that are never reset."""
 
     @model_validator(mode="after")
     def _reconcile_in_time(self) -> Self:
         if self.reconcile_after >= self.sending_for:
             raise ValueError("reconcile_after must be shorter than sending_for")
+        if self.reconcile_after >= self.min_reset_duration:
+            raise ValueError("reconcile_after must be shorter than min_reset_duration")
         return self

@@ -200,7 +200,7 @@ WORDS: dict[Code, Words] = {
     Code.CANCELLED: Words("The turnaround was cancelled before the reset was sent.", "Nothing."),
     Code.RESET_ALREADY_SENT: Words(
         "The reset was already sent, and Intune cannot take it back.",
-        "Expect the device to be reset; it stays watched.",
+        "Expect the device to be reset when it next checks in.",
     ),
     Code.NOBODY_ACTED: Words(
         "The device needed a person, and nobody acted in time.", "Look at the device, then make a new request."

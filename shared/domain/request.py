@@ -7,9 +7,10 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Annotated, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
 from shared.domain.devices import DeviceReference, ReferenceKind
@@ -22,6 +23,15 @@ RESULTS_QUEUE = "reset-results"
 
 _ID = r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,99}"
 Text = Annotated[str, Field(min_length=1, max_length=500)]
+
+
+def _utc(time: datetime) -> datetime:
+    if not 2000 <= time.year <= 2999:
+        raise ValueError("not a time between the years 2000 and 2999")
+    return time.astimezone(UTC)
+
+
+Instant = Annotated[AwareDatetime, AfterValidator(_utc)]
 Value = Annotated[str, Field(min_length=1, max_length=200)]
 
 
@@ -78,9 +88,9 @@ class ResetRequest(_Contract):
     reason: Text
     """Why: a ticket reference or a sentence."""
     devices: Annotated[tuple[DeviceSelector, ...], Field(min_length=1, max_length=MAX_DEVICES)]
-    not_before: AwareDatetime | None = None
+    not_before: Instant | None = None
     """No device is told before this time."""
-    ready_by: AwareDatetime | None = None
+    ready_by: Instant | None = None
     """When the devices are needed; a device that is not ready then is reported late."""
     outcome_queue: Annotated[str, Field(pattern=rf"^{RESULTS_QUEUE}(-[a-z0-9]+)*$", max_length=63)] = RESULTS_QUEUE
     """Where the outcome notices go: `reset-results`, or a queue whose name begins so."""
@@ -138,7 +148,7 @@ def parse(body: str, limit: int = MAX_MESSAGE_BYTES) -> ResetRequest | RefusedMe
 
 
 def _field(location: tuple[int | str, ...]) -> str:
-    return ".".join(str(step) for step in location) or "message"
+    return ".".join(str(step)[:60] for step in location) or "message"
 
 
 def _refused(body: str, code: Code, problems: tuple[str, ...]) -> RefusedMessage:
@@ -168,6 +178,8 @@ def messages(request: ResetRequest, limit: int) -> list[str]:
     whole = _text(request)
     if len(whole.encode()) <= limit:
         return [whole]
+    if request.part is not None:
+        raise ValueError("a part of a request cannot be split into parts")
     head = request.model_copy(update={"devices": (), "request_id": request.id, "part": Part(number=500, of=500)})
     room = limit - len(_text(head).encode())
     batches: list[list[DeviceSelector]] = [[]]

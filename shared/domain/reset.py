@@ -25,6 +25,10 @@ class Proof:
     """After the device had taken the order, and Graph had had time to show it, our action was not yet done."""
     user_late: bool = False
     """At such a time the old primary user was still there."""
+    taken_shown: bool = False
+    """Graph itself said that the device has it, while the device could still be silent."""
+    probing: bool = False
+    """A sync was forced since the device took the order, to test the silence."""
     probed_at: datetime | None = None
     """A sync was forced at this time while the device should have been silent."""
     returned_at: datetime | None = None
@@ -70,6 +74,8 @@ class Reset:
     """Orders committed to be sent."""
     order: OrderId | None = None
     """The latest order; None as long as none was made or when the latest provably was not carried out."""
+    given_up: OrderId | None = None
+    """The latest order that was concluded not to have been carried out."""
     sent_at: datetime | None = None
     """When the latest order was committed to be sent."""
     doubtful: bool = False

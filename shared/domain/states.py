@@ -69,7 +69,6 @@ TRANSITIONS: frozenset[tuple[State, State]] = frozenset(
         (State.RECEIVED, State.CLEARED),  # nothing stands in the way
         (State.RECEIVED, State.ATTENTION),  # intake never came back to it
         (State.HELD, State.CLEARED),  # what held it is over
-        (State.HELD, State.HELD),  # something else holds it now
         (State.HELD, State.CANCELLED),  # withdrawn in time
         (State.HELD, State.ATTENTION),  # held for too long
         (State.CLEARED, State.SENDING),  # its turn has come; written before the call

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from itertools import takewhile
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim
@@ -41,7 +42,8 @@ def deadline(state: State, now: datetime, policy: Policy, not_before: datetime |
         case State.RECEIVED:
             return now + policy.received_for
         case State.HELD:
-            return max(now, not_before or now) + policy.held_for
+            start = max(now, not_before or now)
+            return start + min(policy.held_for, FOREVER - start) if start < FOREVER else FOREVER
         case State.CLEARED:
             return now + policy.cleared_for
         case State.SENDING:
@@ -54,7 +56,7 @@ def deadline(state: State, now: datetime, policy: Policy, not_before: datetime |
             return now + policy.settling_for
         case State.ATTENTION:
             return now + policy.attention_for
-        case State.READY | State.REFUSED | State.CANCELLED | State.FAILED:
+        case _:
             return FOREVER
 
 
@@ -93,9 +95,7 @@ def open_occurrences(cron: str, zone: ZoneInfo, open_for: timedelta, now: dateti
     wall clock as Debian's cron does (cronsim).
     """
     start = (now - open_for).astimezone(zone)
-    for opens in CronSim(cron, start):
+    for opens in takewhile(lambda opens: opens.astimezone(UTC) <= now, CronSim(cron, start)):
         opened = opens.astimezone(UTC)
-        if opened > now:
-            return
         if opened + open_for > now:
             yield Occurrence(opened, opened + open_for)

@@ -12,6 +12,8 @@ from shared.domain.policy import Duration
 from shared.domain.request import RESULTS_QUEUE, DeviceSelector, ResetRequest
 from shared.domain.timing import Occurrence
 
+_SOME_TIME = datetime(2026, 1, 1, tzinfo=UTC)
+
 
 class Window(BaseModel):
     """One `[[window]]` of windows.toml."""
@@ -54,6 +56,7 @@ class Window(BaseModel):
             CronSim(self.cron, datetime(2026, 1, 1, tzinfo=UTC))
         except CronSimError as error:
             raise ValueError(f"cron {self.cron!r}: {error}") from error
+        self.request(Occurrence(_SOME_TIME, _SOME_TIME + self.open_for))  # what cannot be opened must not load
         return self
 
     def request(self, occurrence: Occurrence) -> ResetRequest:

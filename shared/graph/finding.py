@@ -119,7 +119,7 @@ class Book:
         """Collections of which only a full list answers."""
         self._answered: dict[Question, tuple[Record, ...]] = {}
         self._listed: set[Collection] = set()
-        self._index: defaultdict[tuple[Collection, str, str], dict[str, Record]] = defaultdict(dict)
+        self._index: defaultdict[tuple[Collection, str], dict[str, Record | dict[str, Record]]] = defaultdict(dict)
 
     def learn(self, question: Question, records: Iterable[Record]) -> None:
         """Note Graph's answer to one question, leaving out what was not asked for."""
@@ -136,12 +136,22 @@ class Book:
 
     def _note(self, collection: Collection, record: Record) -> None:
         for by, value in keys(record).items():
-            self._index[collection, by, value][_identity(record)] = record
+            index = self._index[collection, by]
+            match index.get(value):
+                case None:
+                    index[value] = record  # a dict for each would double what a large tenant takes
+                case dict() as several:
+                    several[_identity(record)] = record
+                case one:
+                    index[value] = {_identity(one): one, _identity(record): record}
 
     def known(self, question: Question) -> tuple[Record, ...]:
         """Give what the records at hand show, which may not be all."""
         value = question.value if question.by == "groupTag" else folded(question.value)
-        return tuple(self._index.get((question.collection, question.by, value), {}).values())
+        found = self._index[question.collection, question.by].get(value)
+        if found is None:
+            return ()
+        return tuple(found.values()) if isinstance(found, dict) else (found,)
 
     def get(self, question: Question) -> tuple[Record, ...]:
         """Give the records asked for; what is not known yet is noted as missing, and nothing given for now."""

@@ -351,17 +351,18 @@ class GraphIntune:
             reply = replies[action]
             if isinstance(reply, GraphError):
                 raise reply
-            rows, link = _page(reply, call)
-            for row in [*rows, *await self._all_rows(link, call, permission)]:
-                audited = decode.audited_action(row)
-                # Graph may ignore the filter: only this question's own action, so that none is counted twice.
-                if (
-                    audited is not None
-                    and audited.device in found
-                    and audited.action.casefold() == action.casefold()
-                    and audited.requested_at >= since
-                ):
-                    found[audited.device].append(audited)
+            # The audit holds years: page by page, never all of it.
+            async for rows in self._pages_from(reply, call, permission):
+                for row in rows:
+                    audited = decode.audited_action(row)
+                    # Graph may ignore the filter: only this question's own action, so that none is counted twice.
+                    if (
+                        audited is not None
+                        and audited.device in found
+                        and audited.action.casefold() == action.casefold()
+                        and audited.requested_at >= since
+                    ):
+                        found[audited.device].append(audited)
         return found
 
     # How reads are asked
@@ -420,6 +421,14 @@ class GraphIntune:
     async def _all_rows(self, link: str | None, call: "Call", permission: str) -> list[JsonObject]:
         """Give all rows of a list from a link on."""
         return [row async for rows in self._pages(call, permission, link) for row in rows] if link is not None else []
+
+    async def _pages_from(self, first: Reply, call: "Call", permission: str) -> AsyncIterator[Sequence[JsonObject]]:
+        """Give a list's pages, of which the first is here already."""
+        rows, link = _page(first, call)
+        yield rows
+        if link is not None:
+            async for rows in self._pages(call, permission, link):
+                yield rows
 
     async def _pages(
         self, call: "Call", permission: str, link: str | None = None

@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from itertools import batched
 
 from shared.domain.devices import ManagedDevice
 from shared.domain.ids import ManagedDeviceId
-from shared.domain.lifecycle import Decision, Effect, Happening, step
+from shared.domain.lifecycle import Decision, Effect, Happening, Resumed, step
 from shared.domain.notices import notice
 from shared.domain.reset import Event, Reset
 from shared.domain.states import TERMINAL
-from shared.pipeline.parts import Outgoing, Parts, flush, outbox_change, to_dispatch, to_tell
+from shared.pipeline.parts import BATCH, Outgoing, Parts, flush, outbox_change, to_dispatch, to_tell
 from shared.state import rows
 from shared.state.rows import Stored
 from shared.state.store import reset_changes
@@ -60,6 +61,15 @@ async def advance(
         waiting = sorted(conflicts)
         previous = {device: decided.pop(device).reset for device in waiting}
     raise ContendedError(f"{len(waiting)} devices were changed by others at every try: {', '.join(waiting[:5])}")
+
+
+async def release(parts: Parts, held: Sequence[ManagedDeviceId], by: str) -> None:
+    """Let go those of the devices that only the halt holds, where it is over: it may have been lifted between the look
+    at it and the commit that held them."""
+    if await parts.store.halt() is not None:
+        return
+    for batch in batched(held, BATCH, strict=False):
+        await advance(parts, {device: [Resumed(by)] for device in batch}, by)
 
 
 def _steps(reset: Reset, happenings: Sequence[Happening], now: datetime, parts: Parts, who: str) -> Decision:

@@ -7,17 +7,22 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from shared.domain.guardrails import Halt
 from shared.domain.ids import ManagedDeviceId, RequestId
-from shared.domain.lifecycle import Command, Commanded, Resumed
+from shared.domain.lifecycle import Command, Commanded
 from shared.domain.notices import notice
 from shared.domain.reasons import Code, Reason
 from shared.domain.request import RESULTS_QUEUE
 from shared.domain.reset import Event, EventKind
 from shared.domain.states import State
-from shared.pipeline.advance import advance
+from shared.pipeline.advance import advance, release
+from shared.pipeline.intake import refuse
 from shared.pipeline.parts import BATCH, Parts, flush, outbox_change, to_tell
+from shared.pipeline.status import request_status
 from shared.state import rows
+from shared.state.rows import RequestState
+from shared.state.table import Conflict
 
 log = logging.getLogger(__name__)
+UNFINISHED = frozenset({RequestState.RECEIVING, RequestState.ACCEPTED})
 
 
 class _Contract(BaseModel):
@@ -51,7 +56,9 @@ async def control(parts: Parts, body: str) -> None:
     try:
         message = _READER.validate_json(body)
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'message'}: {e['msg']}" for e in error.errors()[:20])
+        faults = "; ".join(
+            f"{'.'.join(map(str, e['loc'])) or 'message'}: {e['msg']}"[:300] for e in error.errors()[:20]
+        )
         await _record(parts, EventKind.COMMAND_REFUSED, "control", Reason(Code.MALFORMED, faults), None)
         return
     if isinstance(message, DeviceCommand):
@@ -66,15 +73,39 @@ async def control(parts: Parts, body: str) -> None:
 
 async def _for_devices(parts: Parts, message: DeviceCommand) -> None:
     request = RequestId(message.requestId)
+    wanted = message.intuneId.lower() if message.intuneId else None
+    cancels = message.command is Command.CANCEL
+    if cancels and wanted is None:
+        await _withdraw(parts, request, message)
     found = [stored.record async for stored in parts.store.in_flight(request=request)]
-    named = [reset for reset in found if message.intuneId in (None, reset.device)]
-    if not named:
+    named = [reset for reset in found if wanted in (None, reset.device)]
+    if not named and not (cancels and await _cancelled(parts, request, wanted)):
         reason = Reason(Code.UNKNOWN_DEVICE, "No device of this request is in flight.")
         await _record(parts, EventKind.COMMAND_REFUSED, message.by, reason, request)
     for start in range(0, len(named), BATCH):
         batch = named[start : start + BATCH]
         commanded = Commanded(message.command, message.by, message.why)
         await advance(parts, {reset.device: [commanded] for reset in batch}, message.by)
+
+
+async def _withdraw(parts: Parts, request: RequestId, message: DeviceCommand) -> None:
+    """Keep what a request that is not wholly taken in still names from being taken in."""
+    reason = Reason(Code.CANCELLED, message.why)
+    while (known := await parts.store.request(request)) is not None and known.record.state in UNFINISHED:
+        try:
+            await refuse(parts, known, reason, message.by)
+        except Conflict:
+            continue
+
+
+async def _cancelled(parts: Parts, request: RequestId, wanted: str | None) -> bool:
+    """Whether it was cancelled already: just now, or before, as a message may come twice."""
+    status = await request_status(parts.store, request)
+    if status is None:
+        return False
+    if status.reason is not None and status.reason.code is Code.CANCELLED:
+        return True
+    return any(one.state is State.CANCELLED and wanted in (None, one.intune_id) for one in status.devices)
 
 
 async def _resume(parts: Parts, message: HaltCommand) -> None:
@@ -85,9 +116,7 @@ async def _resume(parts: Parts, message: HaltCommand) -> None:
         reason = stored.record.reason
         if reason is not None and reason.code is Code.HALTED:
             held.append(stored.record.device)
-    for start in range(0, len(held), BATCH):
-        batch = held[start : start + BATCH]
-        await advance(parts, {device: [Resumed(message.by)] for device in batch}, message.by)
+    await release(parts, held, message.by)
 
 
 async def _record(parts: Parts, kind: EventKind, who: str, reason: Reason | None, request: RequestId | None) -> None:

@@ -20,7 +20,7 @@ from shared.domain.request import MAX_DEVICES, RefusedMessage, ResetRequest, par
 from shared.domain.reset import Event, EventKind, Reset
 from shared.domain.states import State
 from shared.domain.timing import WakeKind
-from shared.pipeline.advance import called, changes_of
+from shared.pipeline.advance import called, changes_of, release
 from shared.pipeline.parts import BATCH, Outgoing, Parts, flush, outbox_change, to_tell
 from shared.pipeline.ports import GraphError
 from shared.state import rows
@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 WHO = "intake"
 RETRY = timedelta(minutes=2)
 """When a request is looked at again whose devices could not be looked up; doubled each time, up to an hour."""
+
+LONGEST_PROBLEM = 300
+"""Characters of one fault that are told; with 20 of them a notice stays far below what a row may hold."""
 
 
 async def intake(parts: Parts, body: str) -> None:
@@ -93,7 +96,7 @@ async def _keep_new(parts: Parts, request: ResetRequest, body: str) -> RequestRe
 async def _keep_part(
     parts: Parts, request: ResetRequest, body: str, known: Stored[RequestRecord]
 ) -> RequestRecord | None:
-    record, now = known.record, parts.clock()
+    record = known.record
     count, number = (request.part.of, request.part.number) if request.part else (1, 1)
     if record.state is RequestState.REFUSED:
         reused = Reason(Code.REQUEST_ID_REUSED, "The request under this id was refused.")
@@ -109,16 +112,22 @@ async def _keep_part(
         return None
     if kept is None:
         await parts.store.commit([_part(request, body)])
-    if record.state is not RequestState.RECEIVING:
-        # The same again: the same answer, under the same id, so that whoever has it already can drop it.
-        _, outgoing = _accepted(record, record.received_at)
-        await parts.store.commit([outbox_change(out) for out in outgoing])
-        await flush(parts, outgoing)
-        return record
-    present = [row async for row in parts.store.parts(request.id)]
+    if record.state is RequestState.RECEIVING:
+        return await _accept(parts, known)
+    # The same again: the same answer, under the same id, so that whoever has it already can drop it.
+    _, outgoing = _accepted(record, record.received_at)
+    await parts.store.commit([outbox_change(out) for out in outgoing])
+    await flush(parts, outgoing)
+    return record
+
+
+async def _accept(parts: Parts, known: Stored[RequestRecord]) -> RequestRecord:
+    """Accept a request in several parts once all of them are here. Raises Conflict."""
+    record, now = known.record, parts.clock()
+    present = [row.key async for row in parts.store.parts(record.id)]
     if len(present) < record.parts:
         return record
-    due = rows.due_key(now + RETRY, f"request:{request.id}")
+    due = rows.due_key(now + RETRY, f"request:{record.id}")
     accepted = replace(record, state=RequestState.ACCEPTED, due=due)
     told, outgoing = _accepted(accepted, now)
     await parts.store.commit([*_update_request(known, accepted), *told])
@@ -151,7 +160,8 @@ def _update_request(known: Stored[RequestRecord], record: RequestRecord) -> list
 
 
 async def _refuse_message(parts: Parts, refused: RefusedMessage) -> None:
-    reason = Reason(refused.code, "; ".join(refused.problems))
+    # A fault may name a field whose name is as long as the message.
+    reason = Reason(refused.code, "; ".join(problem[:LONGEST_PROBLEM] for problem in refused.problems))
     log.warning("request %s refused: %s", refused.id, reason.code)
     await _refuse_request(parts, refused.id, refused.outcome_queue, reason)
 
@@ -163,8 +173,9 @@ async def _refuse_request(parts: Parts, request: RequestId, queue: str, reason: 
     await flush(parts, outgoing)
 
 
-async def _refuse_known(parts: Parts, known: Stored[RequestRecord], reason: Reason) -> None:
-    event = Event(kind=EventKind.REFUSED, at=parts.clock(), who=WHO, request=known.record.id, reason=reason, told=True)
+async def refuse(parts: Parts, known: Stored[RequestRecord], reason: Reason, who: str = WHO) -> None:
+    """Refuse a request that was kept: none of its devices is looked up any more. Raises Conflict."""
+    event = Event(kind=EventKind.REFUSED, at=parts.clock(), who=who, request=known.record.id, reason=reason, told=True)
     outgoing = [to_tell(event.at, notice(event, known.record.outcome_queue))]
     refused = replace(known.record, state=RequestState.REFUSED, due=None)
     told = [rows.insert_event(event), *map(outbox_change, outgoing)]
@@ -176,9 +187,13 @@ async def resume(parts: Parts, request_id: RequestId) -> None:
     """Go on with a request whose wake-up has come: look its devices up, or refuse it where parts are still missing."""
     known = await parts.store.request(request_id)
     if known is not None and known.record.state is RequestState.RECEIVING:
-        await _refuse_known(parts, known, Reason(Code.PARTS_MISSING))
-    else:
-        await expand(parts, request_id)
+        try:
+            if (await _accept(parts, known)).state is RequestState.RECEIVING:
+                await refuse(parts, known, Reason(Code.PARTS_MISSING))
+        except Conflict:
+            log.info("request %s: a message of it came at the same time", request_id)
+            return
+    await expand(parts, request_id)
 
 
 # --- its devices --------------------------------------------------------------------------------------------------
@@ -203,7 +218,7 @@ async def expand(parts: Parts, request_id: RequestId) -> None:
         if isinstance(part, ResetRequest):
             references |= dict.fromkeys(part.references())
     if len(references) > MAX_DEVICES:
-        await _refuse_known(parts, known, Reason(Code.TOO_MANY_DEVICES))
+        await refuse(parts, known, Reason(Code.TOO_MANY_DEVICES))
         return
     try:
         findings = await (await parts.intune()).find(list(references))
@@ -211,12 +226,13 @@ async def expand(parts: Parts, request_id: RequestId) -> None:
         log.warning("request %s waits, since its devices could not be looked up: %s", request_id, error)
         await _try_later(parts, known)
         return
-    halt = await parts.store.halt()
     devices = _devices(references, findings)
     for start in range(0, len(devices), BATCH):
-        await _take(parts, known.record, devices[start : start + BATCH], halt)
-    done = replace(known.record, state=RequestState.EXPANDED, devices=len(devices), due=None)
-    await _settle(parts, known, done)
+        await _take(parts, request_id, devices[start : start + BATCH])
+    known = await parts.store.request(request_id)
+    if known is not None and known.record.state is RequestState.ACCEPTED:
+        done = replace(known.record, state=RequestState.EXPANDED, devices=len(devices), due=None)
+        await _settle(parts, known, done)
 
 
 async def _try_later(parts: Parts, known: Stored[RequestRecord]) -> None:
@@ -256,30 +272,40 @@ def _outcomes(reference: DeviceReference, finding: Finding) -> Sequence[DeviceFa
     return [*finding.devices, *absent] or [Reason(Code.NO_DEVICES)]
 
 
-async def _take(parts: Parts, request: RequestRecord, devices: Sequence[_Named], halt: Halt | None) -> None:
-    """Commit what becomes of up to 20 devices."""
-    now = parts.clock()
-    ids = [named.outcome.managed.id for named in devices if isinstance(named.outcome, DeviceFacts)]
-    flying = await parts.store.resets(ids)
-    abouts = [_about(named) for named in devices]
-    ended = await parts.store.is_closed(request.id, abouts)
-    groups: list[list[Change]] = []
-    outgoing: list[list[Outgoing]] = []
-    taken: list[_Named] = []
-    for about, one in zip(abouts, devices, strict=True):
-        mine = isinstance(one.outcome, DeviceFacts) and flying.get(one.outcome.managed.id)
-        if about in ended or (mine and mine.record.request == request.id):
+async def _take(parts: Parts, request_id: RequestId, devices: Sequence[_Named]) -> None:
+    """Commit what becomes of up to 20 devices, at most four rows each, in one transaction with the request's own row.
+
+    That row changes with every such transaction: an instance that was left behind by another meets a conflict, and can
+    never take a device anew whose turnaround has ended meanwhile.
+    """
+    while True:
+        known = await parts.store.request(request_id)
+        if known is None or known.record.state is not RequestState.ACCEPTED:
+            return  # another instance has finished it
+        request, now = known.record, parts.clock()
+        halt = await parts.store.halt()
+        ids = [named.outcome.managed.id for named in devices if isinstance(named.outcome, DeviceFacts)]
+        flying = await parts.store.resets(ids)
+        ended = await parts.store.is_closed(request.id, [_about(named) for named in devices])
+        changes = [rows.replace(rows.request_key(request.id), known.etag, request, state=request.state.value)]
+        outgoing: list[Outgoing] = []
+        for one in devices:
+            mine = isinstance(one.outcome, DeviceFacts) and flying.get(one.outcome.managed.id)
+            if _about(one) in ended or (mine and mine.record.request == request.id):
+                continue
+            decided, outs = _decide(parts, request, one, halt, mine.record.request if mine else None, now)
+            changes += decided
+            outgoing += outs
+        if len(changes) == 1:
+            return
+        try:
+            await parts.store.commit(changes)
+        except Conflict:
             continue
-        other = mine.record.request if mine else None
-        changes, outs = _decide(parts, request, one, halt, other, now)
-        groups.append(changes)
-        outgoing.append(outs)
-        taken.append(one)
-    conflicts = set(await parts.store.commit_groups(groups))
-    await flush(parts, [out for number, outs in enumerate(outgoing) if number not in conflicts for out in outs])
-    again = [one for number, one in enumerate(taken) if number in conflicts]
-    if again:
-        await _take(parts, request, again, halt)
+        await flush(parts, outgoing)
+        if halt is not None:
+            await release(parts, ids, WHO)
+        return
 
 
 def _about(named: _Named) -> str:

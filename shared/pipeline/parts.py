@@ -76,6 +76,18 @@ async def flush(parts: Parts, outgoing: Sequence[Outgoing]) -> None:
             await parts.store.drop(keys[start : start + MAX_CHANGES])
 
 
+async def each(*jobs: Callable[[], Awaitable[None]]) -> None:
+    """Do every job in turn; one that fails keeps no other from its turn. Raises ExceptionGroup of what failed."""
+    failed: list[Exception] = []
+    for job in jobs:
+        try:
+            await job()
+        except Exception as error:  # noqa: BLE001 - raised below, once the others had their turn
+            failed.append(error)
+    if failed:
+        raise ExceptionGroup(f"{len(failed)} of {len(jobs)} jobs failed", failed)
+
+
 def bodies(queue: str, items: Sequence[str]) -> list[str]:
     """Message texts that carry the items, in order: devices to dispatch by twenties, notices as many as fit."""
     match queue:

@@ -53,8 +53,8 @@ class Intune(Protocol):
         ...
 
     def changed_since(self, since: datetime) -> AsyncIterator[CheckIn]:
-        """Windows devices that have checked in after `since`, page by page, in no order. Each was checked by us to be
-        later than `since`, since Graph may ignore a filter."""
+        """Windows devices that have checked in at or after `since`, cut to the second as lists cut it; page by page, in
+        no order. Each was checked by us, since Graph may ignore a filter."""
         ...
 
     async def look(self, devices: Sequence[ManagedDeviceId]) -> Mapping[ManagedDeviceId, Sighting]:

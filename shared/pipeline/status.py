@@ -51,6 +51,7 @@ async def request_status(store: Store, request: RequestId) -> RequestStatus | No
     counts: dict[str, int] = {}
     for device in devices:
         counts[device.state] = counts.get(device.state, 0) + 1
+    refused = await _refused(store, request) if known.record.state is RequestState.REFUSED else None
     settled = known.record.state in (RequestState.EXPANDED, RequestState.REFUSED)
     return RequestStatus(
         id=request,
@@ -59,6 +60,7 @@ async def request_status(store: Store, request: RequestId) -> RequestStatus | No
         ended=settled and all(device.state in TERMINAL for device in devices),
         counts=counts,
         devices=tuple(devices),
+        reason=refused.reason if refused else None,
     )
 
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import partial
 from itertools import batched
 
 from shared.domain.ids import ManagedDeviceId
@@ -12,7 +13,7 @@ from shared.domain.states import WATCHED, State
 from shared.domain.timing import WakeKind
 from shared.pipeline.advance import advance
 from shared.pipeline.intake import resume
-from shared.pipeline.parts import BATCH, Parts, flush
+from shared.pipeline.parts import BATCH, Parts, each, flush
 from shared.pipeline.ports import GraphError
 from shared.pipeline.retention import forget
 from shared.pipeline.sync import look
@@ -26,18 +27,23 @@ LEFT_BEHIND = timedelta(seconds=30)
 
 async def sweep(parts: Parts) -> None:
     """Do everything that is due and belongs to no other timer."""
+    due = await parts.store.due(WakeKind.SWEEP, parts.clock(), LIMIT)
+    devices = [wake.device for wake in due if wake.device is not None]
+    requests = [wake.request for wake in due if wake.request is not None]
+    await each(
+        partial(_hand_out, parts),
+        *(partial(_sweep, parts, batch) for batch in batched(devices, BATCH, strict=False)),
+        *(partial(resume, parts, request) for request in requests),
+        partial(forget, parts),
+    )
+
+
+async def _hand_out(parts: Parts) -> None:
+    """Hand out what was committed and not handed out."""
     left = await parts.store.outbox(parts.clock() - LEFT_BEHIND, LIMIT)
     if left:
         log.info("%s messages were left behind; they go out now", len(left))
         await flush(parts, left)
-    due = await parts.store.due(WakeKind.SWEEP, parts.clock(), LIMIT)
-    devices = [wake.device for wake in due if wake.device is not None]
-    for batch in batched(devices, BATCH, strict=False):
-        await _sweep(parts, batch)
-    for wake in due:
-        if wake.request is not None:
-            await resume(parts, wake.request)
-    await forget(parts)
 
 
 async def _sweep(parts: Parts, devices: Sequence[ManagedDeviceId]) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from itertools import batched
 
 from shared.domain.devices import Sighting
@@ -12,7 +13,7 @@ from shared.domain.states import State
 from shared.domain.timing import WakeKind
 from shared.pipeline.advance import advance
 from shared.pipeline.pace import await_turn
-from shared.pipeline.parts import BATCH, Parts
+from shared.pipeline.parts import BATCH, Parts, each
 from shared.pipeline.ports import GraphError
 
 log = logging.getLogger(__name__)
@@ -25,15 +26,20 @@ async def sync(parts: Parts) -> None:
     """Look after every device whose sync is due. What a crash leaves undone is due again after its back-off."""
     due = await parts.store.due(WakeKind.SYNC, parts.clock(), LIMIT)
     devices = [wake.device for wake in due if wake.device is not None]
-    for batch in batched(devices, BATCH, strict=False):
-        await _sync(parts, batch)
+    await each(*(partial(_sync, parts, batch) for batch in batched(devices, BATCH, strict=False)))
 
 
 async def _sync(parts: Parts, devices: Sequence[ManagedDeviceId]) -> None:
     stored = await parts.store.resets(devices)
-    # Where the device should be silent or is back, what Graph shows now decides whether a sync is wanted at all.
+    # Where the device should be silent or is back, what Graph shows now decides whether a sync is wanted at all; and
+    # nobody is called without a last look.
     looked = await look(
-        parts, [device for device, found in stored.items() if found.record.state is not State.TRIGGERED]
+        parts,
+        [
+            device
+            for device, found in stored.items()
+            if found.record.state is not State.TRIGGERED or found.record.syncs >= parts.policy.sync_attempts
+        ],
     )
     happenings: dict[ManagedDeviceId, Sequence[Happening]] = {
         device: [looked[device], Woken()] if device in looked else [Woken()] for device in stored

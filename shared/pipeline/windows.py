@@ -1,18 +1,22 @@
 """Timer: open the lab windows whose time has come, each occurrence exactly once."""
 
 import logging
+from datetime import datetime
+from functools import partial
 
 from shared.domain.request import messages
 from shared.domain.reset import Event, EventKind
-from shared.domain.timing import open_occurrences
-from shared.domain.windows import Windows
-from shared.messages.queues import MAX_BODY, REQUESTS
-from shared.pipeline.parts import Parts, flush, outbox_change, to_queue
+from shared.domain.timing import Occurrence, open_occurrences
+from shared.domain.windows import Window, Windows
+from shared.messages.queues import REQUESTS
+from shared.pipeline.parts import Parts, each, flush, outbox_change, to_queue
 from shared.state import rows
 from shared.state.table import Conflict
 
 log = logging.getLogger(__name__)
 WHO = "windows"
+MAX_ITEM = 15_000
+"""Bytes of one message of a request: its outbox row escapes them once more, into at most 32 Ki characters."""
 
 
 async def windows(parts: Parts, plan: Windows) -> None:
@@ -21,24 +25,32 @@ async def windows(parts: Parts, plan: Windows) -> None:
     A missed tick is made good by the next one while the window is open; a doubled one finds the window opened.
     """
     now = parts.clock()
-    for window in plan.window:
-        for occurrence in open_occurrences(window.cron, window.zone, window.open_for, now):
-            key = rows.window_key(window.name, occurrence.opens)
-            if await parts.store.exists(key):
-                continue
-            request = window.request(occurrence)
-            event = Event(
-                kind=EventKind.WINDOW_OPENED,
-                at=now,
-                who=WHO,
-                request=request.id,
-                evidence={"window": window.name, "opens": occurrence.opens.isoformat()},
-            )
-            outgoing = [to_queue(now, REQUESTS, body) for body in messages(request, MAX_BODY)]
-            changes = [rows.insert(key, event), rows.insert_event(event), *map(outbox_change, outgoing)]
-            try:
-                await parts.store.commit(changes)
-            except Conflict:
-                continue  # another tick opened it at the same time
-            await flush(parts, outgoing)
-            log.info("window %s opened", request.id)
+    await each(
+        *(
+            partial(_open, parts, window, occurrence, now)
+            for window in plan.window
+            for occurrence in open_occurrences(window.cron, window.zone, window.open_for, now)
+        )
+    )
+
+
+async def _open(parts: Parts, window: Window, occurrence: Occurrence, now: datetime) -> None:
+    key = rows.window_key(window.name, occurrence.opens)
+    if await parts.store.exists(key):
+        return
+    request = window.request(occurrence)
+    event = Event(
+        kind=EventKind.WINDOW_OPENED,
+        at=now,
+        who=WHO,
+        request=request.id,
+        evidence={"window": window.name, "opens": occurrence.opens.isoformat()},
+    )
+    outgoing = [to_queue(now, REQUESTS, body) for body in messages(request, MAX_ITEM)]
+    changes = [rows.insert(key, event), rows.insert_event(event), *map(outbox_change, outgoing)]
+    try:
+        await parts.store.commit(changes)
+    except Conflict:
+        return  # another tick opened it at the same time
+    await flush(parts, outgoing)
+    log.info("window %s opened", request.id)

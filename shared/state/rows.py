@@ -127,9 +127,11 @@ def due_key(at: datetime, about: str) -> str:
 
 
 def event_key(event: Event) -> str:
-    about = event.device or (f"request:{event.request}" if event.request else "control")
-    detail = about_reference(event.reference) if event.reference and not event.device else f"{event.seq:06}"
-    return f"event|{about}|{stamp(event.at)}|{detail}"
+    """A turnaround's events are numbered; others are told apart by what they say, so that none hides another."""
+    if event.device is not None:
+        return f"event|{event.device}|{stamp(event.at)}|{event.seq:06}|{event.request}"
+    about = f"request:{event.request}" if event.request else "control"
+    return f"event|{about}|{stamp(event.at)}|{hashlib.sha256(doc(event).encode()).hexdigest()[:24]}"
 
 
 def day_key(at: datetime) -> str:
@@ -223,7 +225,9 @@ def insert_due(key: str, kind: WakeKind, device: ManagedDeviceId | None, request
 
 
 def insert_event(event: Event) -> Change:
-    return insert(event_key(event), event, request=event.request or "")
+    """A turnaround's number is taken once; what is keyed by its own content may be written twice."""
+    write = insert if event.device is not None else put
+    return write(event_key(event), event, request=event.request or "")
 
 
 def insert_part(key: str, body: str, digest: str) -> Change:

@@ -125,18 +125,20 @@ class Store:
         return None if row is None else rows.read(Watermark, row).upto
 
     async def expired(self, before: datetime) -> AsyncIterator[list[str]]:
-        """Keys of what ended before this time, with its history: one list for each turnaround or request."""
+        """Keys of what ended before this time, after those of its history: one list for each turnaround or request."""
         async for row in self.table.scan("closed|", "closed|" + END):
             event = rows.read(ClosedRecord, row).event
             if event.at < before:
                 about = event.device or f"request:{event.request}"
                 upto = f"event|{about}|{rows.stamp(event.at)}|{END}"
                 history = [found.key async for found in self.table.scan(f"event|{about}|", upto)]
-                yield [row.key, *history]
+                yield [*history, row.key]
         async for row in self.table.scan("request|", "request|" + END):
             request = rows.read(RequestRecord, row)
             if request.received_at < before and request.due is None:
-                yield [row.key, *[part.key async for part in self.parts(request.id)]]
+                about = f"event|request:{request.id}|"
+                history = [found.key async for found in self.table.scan(about, f"{about}{rows.stamp(before)}")]
+                yield [*history, *[part.key async for part in self.parts(request.id)], row.key]
 
     # --- writing
 

@@ -1,0 +1,87 @@
+"""What a cold instance loads: the Graph SDK and FastAPI wait until a function needs them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sandbox.azurite import Azurite
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAVY = ("msgraph", "msgraph_core", "fastapi", "azure.identity")
+"""Together with every kiota package: what takes longer to load than the whole app."""
+
+LOADED = f"""
+import sys
+def heavy():
+    return sorted(
+        name for name in sys.modules
+        if name in {HEAVY} or (name.startswith("kiota_") and "." not in name)
+    )
+"""
+
+
+def run(program: str, storage: str = "UseDevelopmentStorage=true") -> object:
+    """The JSON that a program prints last, run as the app is, in a process of its own."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("TURNAROUND_")}
+    env |= {"TURNAROUND_STORAGE": storage, "TURNAROUND_TENANT_ID": "lab", "TURNAROUND_TABLE": "importcost"}
+    # Whatever asks for Graph despite all that gets no further than this machine.
+    env |= {"TURNAROUND_GRAPH__CLOUD": "http://127.0.0.1:9", "TURNAROUND_GRAPH__STATIC_TOKEN": "sandbox"}
+    command = [sys.executable, "-c", LOADED + program]
+    answer = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert answer.returncode == 0, answer.stderr
+    return json.loads(answer.stdout.splitlines()[-1])
+
+
+def test_the_names_of_what_is_heavy_are_its_real_names() -> None:
+    found = run("import json, shared.graph.sdk, fastapi, azure.identity; print(json.dumps(heavy()))")
+    assert isinstance(found, list)
+    assert {*HEAVY, "kiota_abstractions", "kiota_http"} <= set(found)
+
+
+@pytest.mark.parametrize("role", ["front", "engine", "all"])
+def test_loading_the_app_loads_nothing_heavy_and_no_storage_sdk(role: str) -> None:
+    program = f"""
+import json, os
+os.environ["TURNAROUND_ROLE"] = "{role}"
+import function_app
+storage = [name for name in ("azure.data.tables", "azure.storage.queue", "httpx") if name in sys.modules]
+print(json.dumps(heavy() + storage))
+"""
+    assert run(program) == []
+
+
+def test_control_notify_and_an_idle_poll_run_without_loading_anything_heavy(azurite: Azurite) -> None:
+    program = """
+import asyncio, json
+from dataclasses import asdict
+from datetime import UTC, datetime
+import azure.functions as func
+import function_app
+from shared import wiring
+
+FUNCTIONS = {one.get_function_name(): one.get_user_function() for one in function_app.app.get_functions()}
+
+def message(body):
+    return func.QueueMessage(body=json.dumps(body).encode())
+
+async def main():
+    store = wiring.store()
+    await store.table.create()
+    await FUNCTIONS["poll"](None)
+    halt = {"command": "halt", "by": "tester", "why": "to see what is loaded"}
+    await FUNCTIONS["control"](message(halt))
+    data = {"at": datetime(2026, 11, 21, tzinfo=UTC).isoformat()}
+    notice = {"id": "n", "type": "device.ready", "subject": "s", "queue": "reset-results", "data": data}
+    await FUNCTIONS["notify"](message({"notices": [notice]}))
+    halted = [row.key async for row in store.table.scan("control", "control~")]
+    print(json.dumps({"heavy": heavy(), "halted": len(halted), "sent": wiring.queues().calls}))
+    await wiring.queues().close()
+    await store.table.client.close()
+
+asyncio.run(main())
+"""
+    assert run(program, azurite.connection_string) == {"heavy": [], "halted": 1, "sent": 1}

@@ -21,7 +21,7 @@ LOCK = ROOT / "requirements-dev.txt"
 APP_LOCK = ROOT / "requirements.txt"
 AZURITE = ROOT / "sandbox" / "azurite"
 STAMP = VENV / "turnaround-setup.sha256"
-TYPED = ("function_app.py", "functions", "shared", "web", "cli", "sandbox", "dev.py")
+TYPED = ("function_app.py", "functions", "shared", "web", "cli", "sandbox", "bench", "dev.py")
 
 
 def run(*command: str | Path, cwd: Path = ROOT, **env: str) -> None:
@@ -101,7 +101,13 @@ def demo() -> None:
     run(BIN / "turnaround", "demo", *sys.argv[2:])
 
 
-TASKS: dict[str, Callable[[], None]] = {task.__name__: task for task in (setup, demo, test, lint, lock)}
+def bench() -> None:
+    """Measure, and write what was measured into docs/performance.md; about three minutes."""
+    setup()
+    run(python(), "-m", "bench", *sys.argv[2:])
+
+
+TASKS: dict[str, Callable[[], None]] = {task.__name__: task for task in (setup, demo, test, lint, bench, lock)}
 
 
 def main() -> None:

@@ -10,9 +10,10 @@ from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import cast
+from typing import NoReturn, cast
 
 import httpx
+from azure.core.exceptions import AzureError
 from azure.core.pipeline import PipelineResponse
 from azure.core.rest import HttpRequest
 from azure.data.tables.aio import TableClient
@@ -41,6 +42,7 @@ from shared.state.table import AzureTable
 LOOK_EVERY = 0.4
 """Seconds between two looks at the state table; more where a look takes long."""
 COLLECT_EVERY = 0.1
+GUARD_EVERY = 0.3
 LAST_NOTICES = 5.0
 """Seconds that a promised notice may take after the last device has ended."""
 
@@ -71,6 +73,20 @@ class Run:
 
         Raises ChildError when a part of the sandbox ends before that.
         """
+        async with _task(self._watch(screen)) as watching, _task(self._guard()) as guarding:
+            await asyncio.wait({watching, guarding}, return_when=asyncio.FIRST_COMPLETED)
+            if watching.done() and isinstance(error := watching.exception(), AzureError):
+                await asyncio.wait({guarding}, timeout=3 * GUARD_EVERY)
+                if not guarding.done():
+                    raise ChildError(f"Azurite does not answer as it should: {error.message}") from error
+            return guarding.result() if guarding.done() else watching.result()
+
+    async def _guard(self) -> NoReturn:
+        while True:
+            self.stack.check()
+            await asyncio.sleep(GUARD_EVERY)
+
+    async def _watch(self, screen: Screen) -> tuple[Observed, Json]:
         limit = self.stack.start + self.scenario.real(self.scenario.scenario.time_limit)
         async with contextlib.AsyncExitStack() as stack:
             queues = await stack.enter_async_context(QueueServiceClient.from_connection_string(self.stack.connection))
@@ -83,7 +99,6 @@ class Run:
                 await self._look(store)
                 now = datetime.now(UTC)
                 screen.update(self._rows(), (now - self.stack.start) * self.scenario.speed)
-                self.stack.check()
                 for task in (sending, collecting):
                     if task.done() and (error := task.exception()):
                         raise error
@@ -242,7 +257,6 @@ class Run:
             async with httpx.AsyncClient(base_url=self.stack.graph, timeout=30, trust_env=False) as client:
                 return (await client.get(path)).raise_for_status().json()
         except httpx.HTTPError as error:
-            self.stack.check()
             raise ChildError(f"the simulated tenant does not answer {path}: {error}") from error
 
 
@@ -254,11 +268,12 @@ def _text(content: str) -> str:
 
 
 @contextlib.asynccontextmanager
-async def _task(work: Coroutine[object, object, None]) -> AsyncIterator["asyncio.Task[None]"]:
+async def _task[T](work: Coroutine[object, object, T]) -> AsyncIterator["asyncio.Task[T]"]:
+    """Run it beside the block, and end it with the block; what it raises is the block's to ask for."""
     task = asyncio.create_task(work)
     try:
         yield task
     finally:
         task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        await asyncio.wait({task})
+        _ = task.cancelled() or task.exception()  # asked for, so that asyncio does not complain

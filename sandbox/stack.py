@@ -85,7 +85,9 @@ class Stack:
             code = child.process.poll()
             if code is not None:
                 said = processes.tail(child.log)
-                raise processes.ChildError(f"the {child.name} ended (exit code {code}); its log {child.log}:\n{said}")
+                raise processes.ChildError(
+                    f"{child.name} ended (exit code {code}). The end of its log {child.log}:\n{said}"
+                )
 
 
 @contextlib.contextmanager
@@ -114,7 +116,7 @@ def run(
             children: list[Child] = []
             tenant = None
             if graph is None:
-                tenant = Child("simulated tenant", _tenant(scenario, folder, start, har), folder / "tenant.log")
+                tenant = Child("the simulated tenant", _tenant(scenario, folder, start, har), folder / "tenant.log")
                 stack.callback(processes.stop, tenant.process)
                 children.append(tenant)
             data = folder / "azurite"
@@ -135,7 +137,7 @@ def run(
             _create(storage.connection_string, values["TURNAROUND_TABLE"])
             settings = folder / "settings.json"
             settings.write_text(json.dumps({"IsEncrypted": False, "Values": values}, indent=2) + "\n", "utf-8")
-            host = Child("Functions host", _host(settings, folder, port), folder / "host.log")
+            host = Child("the Functions host", _host(settings, folder, port), folder / "host.log")
             stack.callback(processes.stop, host.process)
             children.append(host)
             ready = processes.ready_line(host.process, stderr=host.log, timeout=60)

@@ -35,7 +35,7 @@ def hold(halt: Halt | None, not_before: datetime | None, now: datetime) -> Hold 
     if not_before is not None and not_before > now:
         return Hold(Reason(Code.NOT_YET, f"It starts at {not_before.astimezone(UTC):%Y-%m-%d %H:%M} UTC."), not_before)
     if halt is not None:
-        return Hold(Reason(Code.HALTED, f"By {halt.by}: {halt.why}"), None)
+        return Hold(Reason(Code.HALTED, halt.why), None)
     return None
 
 

@@ -86,12 +86,12 @@ def notice_id(event: Event) -> str:
 
 
 def _number(event: Event) -> str:
-    """Tells events of one thing apart. A turnaround's are counted. A message that is refused again, for the same
-    faults, is the same refusal; a command that is refused again was given again."""
+    """Tells events of one thing apart. A turnaround's are counted. A message that is refused again for the
+    same faults, or set aside again, is the same; a command that is refused again was given again."""
     if _about_device(event) or event.kind is EventKind.ACCEPTED:
         return str(event.seq)
     what = event.reason.sentence if event.reason is not None else ""
-    when = "" if event.kind is EventKind.REFUSED else event.at.isoformat()
+    when = event.at.isoformat() if event.kind is EventKind.COMMAND_REFUSED else ""
     return hashlib.sha256(f"{what}|{when}".encode()).hexdigest()[:12]
 
 

@@ -119,7 +119,7 @@ async def _commit_sending(
         halt = await parts.store.halt()
         now = parts.clock()
         if halt is not None:
-            hold = Reason(Code.HALTED, f"By {halt.by}: {halt.why}")
+            hold = Reason(Code.HALTED, halt.why)
             await advance(parts, {device: [Judged(hold=hold)] for device in cleared}, WHO)
             await release(parts, cleared, WHO)
             return [], now

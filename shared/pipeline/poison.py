@@ -28,19 +28,20 @@ async def poison(parts: Parts, queue: str, body: str) -> None:
     """
     if queue == NOTICES and (undelivered := _notices(body)):
         log.error("%s notices could not be delivered: they are tried again", len(undelivered))
-        for some in batched(undelivered, MAX_CHANGES, strict=False):
-            await parts.store.commit([outbox_change(to_tell(parts.clock(), notice)) for notice in some])
+        now = parts.clock()
+        again = dict(to_tell(now, notice) for notice in undelivered)  # each once, should one be there twice
+        for some in batched(again.items(), MAX_CHANGES, strict=False):
+            await parts.store.commit(list(map(outbox_change, some)))
         return
+    digest = hashlib.sha256(body.encode()).hexdigest()[:24]
     message = parse(body) if queue == REQUESTS else None
-    request = (
-        message.id if message is not None else RequestId(f"{queue}-{hashlib.sha256(body.encode()).hexdigest()[:24]}")
-    )
+    request = message.id if message is not None else RequestId(f"{queue}-{digest}")
     event = Event(
         kind=EventKind.POISONED,
         at=parts.clock(),
         who="poison",
         request=request,
-        reason=Reason(Code.POISONED, f"It was on the queue {queue}."),
+        reason=Reason(Code.POISONED, f"It was on the queue {queue} (SHA-256 {digest}...)."),
         told=True,
     )
     outgoing = [to_tell(event.at, notice(event, message.outcome_queue if message is not None else RESULTS_QUEUE))]

@@ -175,6 +175,63 @@ def test_the_script_leaves_the_extract_alone_when_it_fails(tmp_path: Path, capsy
     assert (FOLDER / "v1.0.json").read_bytes() == before
 
 
+def model(name: str, base: str, **fields: str) -> str:
+    """A model as the SDK's generator writes it: a field's value is the call that reads it."""
+    body = "".join(f"            {key!r}: lambda n : setattr(self, 'x', n.{read}),\n" for key, read in fields.items())
+    return f"class {name}({base}, Parsable):\n    def f(self):\n        return {{\n{body}        }}\n"
+
+
+def test_the_beta_script_reads_the_sources_of_the_sdk(tmp_path: Path) -> None:
+    models, actions = tmp_path / "generated" / "models", tmp_path / "generated/device_management/managed_devices/item"
+    device = {
+        "joinType": "get_enum_value(JoinType)",
+        "skuNumber": "get_int_value()",
+        "roleScopeTagIds": "get_collection_of_primitive_values(str)",
+        "deviceActionResults": "get_collection_of_object_values(DeviceActionResult)",
+        "users": "get_collection_of_object_values(User)",
+    }
+    files = {
+        models / "entity.py": model(
+            "Entity", "AdditionalDataHolder", id="get_str_value()", **{"@odata.type": "get_str_value()"}
+        ),
+        models / "managed_device.py": model("ManagedDevice", "Entity", **device),
+        models / "user.py": model("User", "Entity", mail="get_str_value()", city="get_str_value()"),
+        models / "join_type.py": 'class JoinType(str, Enum):\n    A = "unknown",\n    B = "azureADJoined",\n',
+        models / "device_action_result.py": model(
+            "DeviceActionResult", "Parsable", startDateTime="get_datetime_value()"
+        ),
+        models / "logged_on_user.py": model("LoggedOnUser", "Parsable"),
+        models / "windows_autopilot_device_identity.py": model("WindowsAutopilotDeviceIdentity", "Entity"),
+        models / "remote_action_audit.py": model("RemoteActionAudit", "Entity"),
+        models / "operation_approval_request.py": model("OperationApprovalRequest", "Entity"),
+        models / "some_space" / "device.py": model("Device", "Entity"),
+        actions / "wipe" / "wipe_post_request_body.py": model("Body", "Parsable", keepUserData="get_bool_value()"),
+        actions / "sync_device" / "sync_device_request_builder.py": "",
+    }
+    for path, text in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8")
+    found = extract_beta(tmp_path)
+    assert found.types["managedDevice"].properties == {
+        "id": Property(type="String"),
+        "joinType": Property(type="joinType"),
+        "skuNumber": Property(type="Int64"),
+        "roleScopeTagIds": Property(type="Collection(String)"),
+        "deviceActionResults": Property(type="Collection(deviceActionResult)"),
+    }
+    assert found.types["managedDevice"].navigation == {"users": "Collection(user)"}
+    assert found.types["managedDevice"].actions == {
+        "wipe": {"keepUserData": Property(type="Boolean")},
+        "syncDevice": {},
+    }
+    assert set(found.types["user"].properties) == {"id", "mail"}
+    assert found.enums == {"joinType": ("unknown", "azureADJoined")}
+    (actions / "sync_device" / "sync_device_request_builder.py").unlink()
+    (actions / "sync_device").rmdir()
+    with pytest.raises(SdkError, match="no action sync_device"):
+        extract_beta(tmp_path)
+
+
 def test_a_folder_that_is_not_the_sdk_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SdkError, match="no model managedDevice"):
         extract_beta(tmp_path)

@@ -51,7 +51,7 @@ def pip_only_uv() -> str:
 
 def setup() -> None:
     """Make .venv (uv, Python 3.13, the locked dependencies) and install Azurite; quick when done before."""
-    inputs = (LOCK, ROOT / "pyproject.toml", AZURITE / "package-lock.json", Path(__file__))
+    inputs = (LOCK, ROOT / "pyproject.toml", AZURITE / "package-lock.json")
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in inputs)).hexdigest()
     if STAMP.exists() and STAMP.read_text() == digest and (AZURITE / "node_modules").exists():
         return
@@ -92,7 +92,7 @@ def lint() -> None:
 def test() -> None:
     """Everything a commit must pass: lint, then the tests, tier by tier."""
     lint()
-    run(python(), "-m", "pytest", *sys.argv[2:])
+    run(python(), "-m", "pytest", "-n", "2", "--dist", "worksteal", *sys.argv[2:])
 
 
 def demo() -> None:

@@ -10,7 +10,7 @@ import base64
 import re
 from bisect import bisect_left, insort
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from random import Random
 
@@ -209,6 +209,7 @@ class MemoryQueues:
     shuffle: Random = field(default_factory=lambda: Random(1))
     _messages: dict[str, dict[int, Message]] = field(default_factory=dict)
     _sent: int = 0
+    _hidden: int = 0
 
     async def send(self, queue: str, body: str) -> None:
         if not _QUEUE_NAME.fullmatch(queue):
@@ -232,7 +233,7 @@ class MemoryQueues:
             message.dequeue_count += 1
             message.visible_at = now + lease
             message.receipt = f"{message.id}.{message.dequeue_count}"
-        return [Message(**{name: getattr(message, name) for name in Message.__slots__}) for message in taken]
+        return [replace(message) for message in taken]
 
     async def delete(self, queue: str, message: Message) -> None:
         """The message is done. Raises LeaseLostError where the lease it was received with is no longer the latest."""
@@ -241,6 +242,17 @@ class MemoryQueues:
         if kept is None or kept.receipt != message.receipt:
             raise LeaseLostError(f"message {message.id} of {queue}")
         del self._messages[queue][message.id]
+
+    async def hide(self, queue: str, message: Message, time: timedelta) -> Message:
+        """Hide the message for this long from now: a longer lease, or its return. Raises LeaseLostError as `delete`."""
+        await asyncio.sleep(0)
+        kept = self._messages.get(queue, {}).get(message.id)
+        if kept is None or kept.receipt != message.receipt:
+            raise LeaseLostError(f"message {message.id} of {queue}")
+        kept.visible_at = self.clock() + time
+        self._hidden += 1
+        kept.receipt = f"{message.id}.{kept.dequeue_count}.{self._hidden}"
+        return replace(kept)
 
     def waiting(self, queue: str) -> list[str]:
         """Bodies of all messages on the queue, leased or not, in the order sent: a test's view past the protocol."""

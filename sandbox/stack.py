@@ -31,6 +31,7 @@ from shared.messages.queues import RESULTS, TRIGGERING
 ROOT = Path(__file__).resolve().parent.parent
 HEAD_START = timedelta(seconds=4)
 """How long the start takes: the scenario's time begins only then, when everything answers."""
+HOST = "the Functions host"
 TOKEN = "sandbox"
 TABLE = "turnaround"
 EVERY_SECOND = "* * * * * *"
@@ -137,7 +138,7 @@ def run(
             _create(storage.connection_string, values["TURNAROUND_TABLE"])
             settings = folder / "settings.json"
             settings.write_text(json.dumps({"IsEncrypted": False, "Values": values}, indent=2) + "\n", "utf-8")
-            host = Child("the Functions host", _host(settings, folder, port), folder / "host.log")
+            host = Child(HOST, start_host(settings, folder, port), folder / "host.log")
             stack.callback(processes.stop, host.process)
             children.append(host)
             ready = processes.ready_line(host.process, stderr=host.log, timeout=60)
@@ -188,7 +189,8 @@ def _tenant(scenario: Scenario, folder: Path, start: datetime, har: Path | None)
     return _spawn(command, folder / "tenant.log")
 
 
-def _host(settings: Path, folder: Path, port: int) -> subprocess.Popen[str]:
+def start_host(settings: Path, folder: Path, port: int = 0) -> subprocess.Popen[str]:
+    """Start the Functions host; its ready line is the first on its stdout."""
     options: list[str | Path] = ["--app", ROOT, "--settings", settings, "--state", folder / "timers"]
     command = [sys.executable, "-m", "sandbox.host", *options, "--port", str(port)]
     return _spawn(command, folder / "host.log")

@@ -15,9 +15,9 @@ from shared.settings import Settings
 if TYPE_CHECKING:  # heavy: only the functions that need them load them
     from azure.core.credentials_async import AsyncTokenCredential
 
-    from shared.graph.gateway import GraphIntune
     from shared.messages.queues import AzureQueues
     from shared.pipeline.parts import Parts
+    from shared.pipeline.ports import Intune
     from shared.state.store import Store
 
 APP = Path(__file__).resolve().parent.parent
@@ -92,15 +92,19 @@ def _storage_credential() -> "AsyncTokenCredential":
     return DefaultAzureCredential(exclude_managed_identity_credential=True)
 
 
-_connected: "list[GraphIntune]" = []
+_connected: "list[Intune]" = []
 
 
-async def intune() -> "GraphIntune":
-    """Microsoft Graph. Raises EndpointError or CredentialError where the settings allow no connection."""
+async def intune() -> "Intune":
+    """Microsoft Graph, at the pace that all instances keep together.
+
+    Raises EndpointError or CredentialError where the settings allow no connection.
+    """
     if not _connected:
         from shared.graph.credential import credential_for
         from shared.graph.endpoint import GraphEndpoint
         from shared.graph.gateway import GraphIntune
+        from shared.pipeline.pace import Paced
 
         graph = settings().graph
         endpoint = GraphEndpoint.parse(graph.cloud)
@@ -109,5 +113,5 @@ async def intune() -> "GraphIntune":
         )
         connected = await GraphIntune.create(endpoint, credential)
         if not _connected:
-            _connected.append(connected)
+            _connected.append(Paced(connected, parts()))
     return _connected[0]

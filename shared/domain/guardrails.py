@@ -2,15 +2,24 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
+from enum import StrEnum
 
 from shared.domain.policy import Policy
 from shared.domain.reasons import Code, Reason
 
 WINDOW = timedelta(seconds=20)
-"""Intune allows 200 writes in 20 seconds an app and tenant (learn.microsoft.com/graph/throttling-limits)."""
+"""Intune allows an app 200 writes and 2,000 calls of any kind in 20 seconds a tenant
+(learn.microsoft.com/graph/throttling-limits)."""
 
 BURST = 20
-"""Writes that may go at once: one `$batch`. Burst and rate together stay within the limit in every window."""
+"""Calls that may go at once: one `$batch`. Burst and rate together stay within the limit in every window."""
+
+
+class Budget(StrEnum):
+    """What is booked ahead; each has a limit of its own."""
+
+    WRITES = "writes"
+    READS = "reads"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +58,24 @@ def tomorrow(now: datetime) -> datetime:
     return datetime.combine(now.astimezone(UTC).date() + timedelta(days=1), time(), UTC)
 
 
-def reserve(booked_until: datetime | None, now: datetime, writes: int, policy: Policy) -> tuple[datetime, datetime]:
-    """Book writes ahead (generic cell rate algorithm): when they may start, and the new end of what is booked.
+def reserve(
+    booked_until: datetime | None, now: datetime, calls: int, budget: Budget, policy: Policy
+) -> tuple[datetime, datetime]:
+    """Book calls ahead (generic cell rate algorithm): when they may start, and the new end of what is booked.
 
-    All instances book on one row, so that together they stay within `writes_per_window` in every 20 seconds.
+    All instances book on one row, so that together they stay within the policy's limit in every 20 seconds, as long as
+    what is booked at once is not above BURST.
     """
-    each = WINDOW / max(1, policy.writes_per_window - BURST)
-    end = max(booked_until or now, now) + writes * each
-    return max(now, end - BURST * each), end
+    each = _each(budget, policy)
+    end = max(booked_until or now, now) + calls * each
+    return max(now, end - max(BURST, calls) * each), end
+
+
+def pause(now: datetime, wait: timedelta, budget: Budget, policy: Policy) -> datetime:
+    """The end of what is booked, so that nothing starts before the wait is over."""
+    return now + wait + BURST * _each(budget, policy)
+
+
+def _each(budget: Budget, policy: Policy) -> timedelta:
+    limit = policy.writes_per_window if budget is Budget.WRITES else policy.reads_per_window
+    return WINDOW / (limit - BURST)

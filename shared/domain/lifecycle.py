@@ -10,6 +10,7 @@ from enum import StrEnum
 from shared.domain import evidence
 from shared.domain.devices import DeviceFacts, Sighting
 from shared.domain.eligibility import same_device
+from shared.domain.guardrails import tomorrow
 from shared.domain.ids import OrderId
 from shared.domain.orders import Answer, AnswerKind
 from shared.domain.policy import Policy
@@ -333,6 +334,12 @@ def _answered(course: _Course, answered: Answered) -> None:
             course.set(order=None)
             course.move(State.CLEARED, evidence={"answer": answer.kind.value, "detail": answer.detail})
             course.set(next_step=now + (answer.retry_after or RETRY_THROTTLED))
+        case AnswerKind.DAILY_LIMIT:
+            course.set(order=None)
+            until = tomorrow(now)
+            detail = f"It goes on at {until:%Y-%m-%d %H:%M} UTC. {answer.detail}".strip()
+            course.move(State.HELD, Reason(Code.DAILY_LIMIT, detail))
+            course.set(next_step=until, deadline=deadline(State.HELD, now, policy, until))
         case AnswerKind.FORBIDDEN:
             course.set(order=None)
             course.move(State.ATTENTION, Reason(Code.FORBIDDEN_BY_GRAPH, answer.detail))
@@ -349,7 +356,16 @@ def _answered(course: _Course, answered: Answered) -> None:
             course.note(EventKind.ORDER_DOUBTFUL, evidence={"detail": answer.detail})
 
 
-_REFUSED = frozenset({AnswerKind.FORBIDDEN, AnswerKind.APPROVAL_REQUIRED, AnswerKind.NOT_FOUND, AnswerKind.REJECTED})
+_REFUSED = frozenset(
+    {
+        AnswerKind.FORBIDDEN,
+        AnswerKind.APPROVAL_REQUIRED,
+        AnswerKind.DAILY_LIMIT,
+        AnswerKind.NOT_FOUND,
+        AnswerKind.REJECTED,
+    }
+)
+"""Not carried out, and not to be sent again within the minutes in which a lost order may be."""
 
 
 def _trigger(course: _Course, acknowledged: datetime, evidence: dict[str, str] | None = None) -> None:

@@ -22,10 +22,13 @@ class AnswerKind(StrEnum):
     """Graph will never take this order as it stands (400, 405, 409 and the like)."""
     APPROVAL_REQUIRED = "approval_required"
     """Multi Admin Approval holds it until a second administrator agrees."""
+    DAILY_LIMIT = "daily_limit"
+    """Refused because the tenant's wipes of the day are used up: it was not carried out, and will not be today."""
     NOT_SENT = "not_sent"
     """It provably never reached Graph: no connection, or no token."""
     UNKNOWN = "unknown"
-    """No answer, or one (any 5xx) that does not tell whether it was carried out: never to be sent again blindly."""
+    """No answer, or one (any 5xx) that does not tell whether it was carried out: never to be sent again blindly. A
+    `retry_after` beside it asks for fewer calls, not for this one again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +50,5 @@ class Order:
 
     device: ManagedDeviceId
     id: OrderId
+    justification: str = ""
+    """Why, for the administrator whom Multi Admin Approval asks; where that is off, nobody reads it."""

@@ -64,6 +64,8 @@ class Policy(BaseModel):
 
     writes_per_window: Annotated[int, Field(ge=21, le=200)] = 180
     """Graph writes in 20 seconds that Turnaround allows itself, of the documented 200 an app and tenant."""
+    reads_per_window: Annotated[int, Field(ge=21, le=1500)] = 1500
+    """Graph reads in 20 seconds that Turnaround allows itself, of the documented 2,000 calls of any kind."""
     resets_per_day: Annotated[int, Field(ge=1)] = 500
     """Resets a UTC day; Intune's documented limit of wipes a tenant and day is 500 unless support raised it."""
 

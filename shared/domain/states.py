@@ -78,6 +78,7 @@ TRANSITIONS: frozenset[tuple[State, State]] = frozenset(
         (State.CLEARED, State.ATTENTION),  # its turn did not come in time, or an earlier order is in doubt
         (State.SENDING, State.TRIGGERED),  # Intune took the order, or proof of it was found
         (State.SENDING, State.CLEARED),  # Intune provably did not take it
+        (State.SENDING, State.HELD),  # Intune did not take it: the tenant's wipes of the day are used up
         (State.SENDING, State.FAILED),  # Intune will never take it
         (State.SENDING, State.ATTENTION),  # a permission, an approval, or a doubt that only a person can settle
         (State.TRIGGERED, State.RESETTING),  # the device took the reset

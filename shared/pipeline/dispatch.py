@@ -129,7 +129,7 @@ async def _commit_sending(
         used = day.record.used if day else 0
         room = guardrails.within_day(used, len(devices), parts.policy)
         await _hold_until_tomorrow(parts, devices[room:], now)
-        orders = [Order(device, OrderId(parts.new_id())) for device in devices[:room]]
+        orders = [Order(device, OrderId(parts.new_id()), _justification(stored[device])) for device in devices[:room]]
         if not orders:
             return [], now
         count = DayCount(used + len(orders))
@@ -148,6 +148,11 @@ async def _commit_sending(
 def _overdue(reset: Reset, now: datetime) -> bool:
     """Whether the time by which it was needed has just passed: then its sender is asked before anything is sent."""
     return reset.ready_by is not None and reset.ready_by <= now and not reset.late_told
+
+
+def _justification(reset: Reset) -> str:
+    """What the administrator reads whom Multi Admin Approval asks."""
+    return f"Turnaround, request {reset.request}: {reset.ticket}"
 
 
 async def _hold_until_tomorrow(parts: Parts, devices: Sequence[ManagedDeviceId], now: datetime) -> None:

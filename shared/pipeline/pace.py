@@ -1,21 +1,40 @@
-"""Book Graph writes ahead, together with all other instances, and wait for our turn."""
+"""Stay within what Graph bears, together with all other instances: calls are booked ahead on a row of the state table.
 
-from shared.domain.guardrails import reserve
+Writes are booked by the stages themselves, before they commit what they are about to send; reads by `Paced`, around the
+gateway. Whoever is throttled all the same (429) pushes the booking on, and so slows every instance down.
+"""
+
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from shared.domain.devices import AuditedAction, CheckIn, DeviceFacts, DeviceReference, Finding, Sighting
+from shared.domain.guardrails import Budget, pause, reserve
+from shared.domain.ids import ManagedDeviceId
+from shared.domain.lifecycle import RETRY_THROTTLED
+from shared.domain.orders import Answer, AnswerKind, Order
 from shared.pipeline.parts import Parts
+from shared.pipeline.ports import GraphThrottled, Intune
 from shared.state import rows
 from shared.state.store import Pace
 from shared.state.table import Conflict
 
+RECORDS = 3
+"""Reads that one device's facts cost when it is asked for singly."""
+SINGLY = 100
+"""More devices than this are looked up by lists, whose pages cost less than this many single reads."""
+PAGE = 1000
+"""Devices on one page of a list."""
 
-async def await_turn(parts: Parts, writes: int) -> None:
-    """Come back when this many writes may go to Graph. A crash while waiting costs a little budget, nothing else."""
+
+async def await_turn(parts: Parts, calls: int, budget: Budget = Budget.WRITES) -> None:
+    """Come back when this many calls may go to Graph. A crash while waiting costs a little budget, nothing else."""
     while True:
-        booked = await parts.store.pace()
+        booked = await parts.store.pace(budget)
         now = parts.clock()
-        start, end = reserve(booked.record.booked_until if booked else None, now, writes, parts.policy)
-        change = (
-            rows.insert(rows.PACE, Pace(end)) if booked is None else rows.replace(rows.PACE, booked.etag, Pace(end))
-        )
+        start, end = reserve(booked.record.booked_until if booked else None, now, calls, budget, parts.policy)
+        key, pace = rows.pace_key(budget), Pace(end)
+        change = rows.insert(key, pace) if booked is None else rows.replace(key, booked.etag, pace)
         try:
             await parts.store.commit([change])
         except Conflict:
@@ -23,3 +42,88 @@ async def await_turn(parts: Parts, writes: int) -> None:
         if start > now:
             await parts.sleep((start - now).total_seconds())
         return
+
+
+async def slow_down(parts: Parts, wait: timedelta, budget: Budget) -> None:
+    """Let nobody's calls go before this time has passed."""
+    while True:
+        booked = await parts.store.pace(budget)
+        until = pause(parts.clock(), wait, budget, parts.policy)
+        if booked is not None and booked.record.booked_until >= until:
+            return
+        key, pace = rows.pace_key(budget), Pace(until)
+        change = rows.insert(key, pace) if booked is None else rows.replace(key, booked.etag, pace)
+        try:
+            await parts.store.commit([change])
+        except Conflict:
+            continue
+        return
+
+
+@dataclass(frozen=True, slots=True)
+class Paced:
+    """Microsoft Graph (`Intune`), its reads booked ahead, and everybody slowed down where it throttles."""
+
+    graph: Intune
+    parts: Parts
+
+    async def find(self, references: Sequence[DeviceReference]) -> Mapping[DeviceReference, Finding]:
+        async with self._reads(RECORDS * min(len(references), SINGLY)):
+            return await self.graph.find(references)
+
+    async def facts(self, devices: Sequence[ManagedDeviceId]) -> Mapping[ManagedDeviceId, DeviceFacts | None]:
+        async with self._reads(RECORDS * len(devices)):
+            return await self.graph.facts(devices)
+
+    async def look(self, devices: Sequence[ManagedDeviceId]) -> Mapping[ManagedDeviceId, Sighting]:
+        async with self._reads(len(devices)):
+            return await self.graph.look(devices)
+
+    async def audited_resets(
+        self, devices: Sequence[ManagedDeviceId], since: datetime
+    ) -> Mapping[ManagedDeviceId, Sequence[AuditedAction]]:
+        async with self._reads(RECORDS):
+            return await self.graph.audited_resets(devices, since)
+
+    async def changed_since(self, since: datetime) -> AsyncIterator[CheckIn]:
+        count = 0
+        async with self._reads(1):
+            async for check_in in self.graph.changed_since(since):
+                yield check_in
+                count += 1
+                if count % PAGE == 0:
+                    await await_turn(self.parts, 1, Budget.READS)
+
+    async def reset(self, orders: Sequence[Order]) -> Mapping[ManagedDeviceId, Answer]:
+        return await self._after(await self.graph.reset(orders))
+
+    async def sync(self, orders: Sequence[Order]) -> Mapping[ManagedDeviceId, Answer]:
+        return await self._after(await self.graph.sync(orders))
+
+    def _reads(self, calls: int) -> "_Reads":
+        return _Reads(self.parts, calls)
+
+    async def _after(self, answers: Mapping[ManagedDeviceId, Answer]) -> Mapping[ManagedDeviceId, Answer]:
+        wait = _longest(answer for answer in answers.values() if answer.kind is AnswerKind.THROTTLED)
+        if wait is not None:
+            await slow_down(self.parts, wait, Budget.WRITES)
+        return answers
+
+
+@dataclass(frozen=True, slots=True)
+class _Reads:
+    """Reads that wait for their turn, and slow everybody down where Graph throttles them."""
+
+    parts: Parts
+    calls: int
+
+    async def __aenter__(self) -> None:
+        await await_turn(self.parts, self.calls, Budget.READS)
+
+    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
+        if isinstance(error, GraphThrottled):
+            await slow_down(self.parts, error.retry_after or RETRY_THROTTLED, Budget.READS)
+
+
+def _longest(throttled: Iterable[Answer]) -> timedelta | None:
+    return max((answer.retry_after or RETRY_THROTTLED for answer in throttled), default=None)

@@ -31,6 +31,18 @@ class GraphForbidden(GraphError):  # noqa: N818 - says what happened
     """Our identity may not read this; the message names the permission."""
 
 
+class GraphRejected(GraphError):  # noqa: N818 - says what happened
+    """Graph will not take this call as it stands: asking again does not help."""
+
+
+class GraphUnavailable(GraphError):  # noqa: N818 - says what happened
+    """Graph could not be reached, or could not answer: asking again later may help."""
+
+    def __init__(self, message: str, retry_after: timedelta | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class Intune(Protocol):
     """Microsoft Graph, as far as Turnaround needs it. Reads raise GraphError when they could not be completed."""
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from shared.domain.guardrails import Halt
+from shared.domain.guardrails import Budget, Halt
 from shared.domain.ids import ManagedDeviceId, RequestId
 from shared.domain.reset import Event, Reset
 from shared.domain.states import State
@@ -98,7 +98,6 @@ class Stored[Record]:
 HALT = "control|halt"
 WATERMARK = "control|watermark"
 RETENTION = "control|retention"
-PACE = "budget|pace"
 
 
 def reset_key(device: ManagedDeviceId) -> str:
@@ -132,6 +131,10 @@ def event_key(event: Event) -> str:
         return f"event|{event.device}|{stamp(event.at)}|{event.seq:06}|{event.request}"
     about = f"request:{event.request}" if event.request else "control"
     return f"event|{about}|{stamp(event.at)}|{hashlib.sha256(doc(event).encode()).hexdigest()[:24]}"
+
+
+def pace_key(budget: Budget) -> str:
+    return f"budget|pace|{budget.value}"
 
 
 def day_key(at: datetime) -> str:

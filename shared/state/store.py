@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from shared.domain.guardrails import Halt
+from shared.domain.guardrails import Budget, Halt
 from shared.domain.ids import ManagedDeviceId, RequestId
 from shared.domain.reset import Event, Reset
 from shared.domain.states import TERMINAL
@@ -26,7 +26,7 @@ class Watermark:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Until when Graph writes are booked."""
+    """Until when calls to Graph are booked."""
 
     booked_until: datetime
 
@@ -103,8 +103,8 @@ class Store:
         row = await self.table.get(rows.WATERMARK)
         return None if row is None else rows.read(Watermark, row).upto
 
-    async def pace(self) -> Stored[Pace] | None:
-        row = await self.table.get(rows.PACE)
+    async def pace(self, budget: Budget) -> Stored[Pace] | None:
+        row = await self.table.get(rows.pace_key(budget))
         return None if row is None else rows.stored(Pace, row)
 
     async def day(self, now: datetime) -> Stored[DayCount] | None:

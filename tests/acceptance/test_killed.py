@@ -3,8 +3,6 @@
 import asyncio
 import base64
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,7 +23,7 @@ from shared.state.table import AzureTable
 SCENARIO = """
 [scenario]
 name = "killed"
-speed = 120
+speed = 90
 time_limit = "PT3H"
 
 [[devices]]
@@ -42,7 +40,8 @@ REQUEST = {
     "reason": "killed on the way",
     "devices": [{"serialNumber": f"SN-{number}"} for number in range(1, 9)],
 }
-PATIENCE = 100
+PATIENCE = 150
+pytestmark = pytest.mark.timeout(300)
 
 
 class Killable:
@@ -52,18 +51,15 @@ class Killable:
         self.running = running
         self.folder = folder
         self.told: dict[str, set[str]] = {}
-        self.host = next(child.process for child in running.children if child.name == "Functions host")
+        self.host = next(child.process for child in running.children if child.name == stack.HOST)
         self.table = TableClient.from_connection_string(running.connection, stack.TABLE)
 
     def kill(self) -> None:
         processes.kill(self.host)
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "sandbox.host", "--app", stack.ROOT]
-        options = ["--settings", self.folder / "settings.json", "--state", self.folder / "timers"]
-        log = self.folder / "host-again.log"
-        self.host = processes.spawn([*command, *options], stdout=subprocess.PIPE, stderr=log, cwd=stack.ROOT)
-        processes.ready_line(self.host, stderr=log, timeout=60)
+        self.host = stack.start_host(self.folder / "settings.json", self.folder)
+        processes.ready_line(self.host, stderr=self.folder / "host.log", timeout=60)
 
     def send(self) -> None:
         with QueueClient.from_connection_string(self.running.connection, "reset-requests") as queue:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.domain.guardrails import BURST, WINDOW, Halt, hold, reserve, tomorrow, within_day
+from shared.domain.guardrails import BURST, WINDOW, Budget, Halt, hold, pause, reserve, tomorrow, within_day
 from shared.domain.policy import Policy
 from shared.domain.reasons import Code
 from tests.domain.builders import NOON, POLICY, at
@@ -67,17 +67,17 @@ def test_tomorrow_is_a_matter_of_utc_not_of_the_time_zone_in_which_it_is_asked()
 
 
 def test_the_first_batch_goes_at_once() -> None:
-    assert reserve(None, NOON, BURST, POLICY)[0] == NOON
+    assert reserve(None, NOON, BURST, Budget.WRITES, POLICY)[0] == NOON
 
 
 def test_what_was_booked_long_ago_takes_nothing_from_now() -> None:
-    assert reserve(at(-60), NOON, BURST, POLICY) == reserve(None, NOON, BURST, POLICY)
+    assert reserve(at(-60), NOON, BURST, Budget.WRITES, POLICY) == reserve(None, NOON, BURST, Budget.WRITES, POLICY)
 
 
 def test_a_long_queue_goes_at_the_rate_that_the_policy_allows() -> None:
     booked, start = None, NOON
     for _ in range(250):
-        start, booked = reserve(booked, NOON, 20, POLICY)
+        start, booked = reserve(booked, NOON, 20, Budget.WRITES, POLICY)
     per_window = 5000 / ((start - NOON) / WINDOW)
     assert 0.8 * POLICY.writes_per_window < per_window <= POLICY.writes_per_window
 
@@ -95,12 +95,27 @@ def test_in_every_window_there_are_at_most_as_many_writes_as_the_policy_allows(
     sent: list[tuple[datetime, int]] = []
     for milliseconds, writes in bookings:
         now += timedelta(milliseconds=milliseconds)
-        start, booked = reserve(booked, now, writes, policy)
+        start, booked = reserve(booked, now, writes, Budget.WRITES, policy)
         assert start >= now
         sent.append((start, writes))
     for opens, _ in sent:
         assert sum(writes for start, writes in sent if opens <= start < opens + WINDOW) <= writes_per_window
 
 
+@given(st.integers(1, 300), st.integers(1, BURST), st.sampled_from(Budget))
+def test_nothing_starts_before_a_pause_is_over(seconds: int, calls: int, budget: Budget) -> None:
+    wait = timedelta(seconds=seconds)
+    start, _ = reserve(pause(NOON, wait, budget, POLICY), NOON, calls, budget, POLICY)
+    assert start >= NOON + wait
+
+
+def test_reads_have_a_budget_of_their_own() -> None:
+    _, writes = reserve(None, NOON, 20, Budget.WRITES, POLICY)
+    _, reads = reserve(None, NOON, 20, Budget.READS, POLICY)
+    assert reads < writes
+
+
 def test_the_default_pace_is_below_what_intune_allows() -> None:
     assert Policy().writes_per_window < 200
+    # The largest single booking of reads (300) comes on top of what the rate lets through.
+    assert Policy().reads_per_window + 300 + Policy().writes_per_window <= 2000

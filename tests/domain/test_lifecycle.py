@@ -76,6 +76,7 @@ NEVER_CARRIED_OUT = (
     AnswerKind.NOT_SENT,
     AnswerKind.FORBIDDEN,
     AnswerKind.APPROVAL_REQUIRED,
+    AnswerKind.DAILY_LIMIT,
     AnswerKind.REJECTED,
     AnswerKind.NOT_FOUND,
 )
@@ -248,6 +249,7 @@ def test_facts_of_another_device_are_never_taken_for_this_ones() -> None:
         (AnswerKind.NOT_SENT, State.CLEARED, None),
         (AnswerKind.FORBIDDEN, State.ATTENTION, Code.FORBIDDEN_BY_GRAPH),
         (AnswerKind.APPROVAL_REQUIRED, State.ATTENTION, Code.ADMIN_APPROVAL_REQUIRED),
+        (AnswerKind.DAILY_LIMIT, State.HELD, Code.DAILY_LIMIT),
         (AnswerKind.NOT_FOUND, State.FAILED, Code.RECORD_GONE),
         (AnswerKind.REJECTED, State.FAILED, Code.REJECTED_BY_GRAPH),
         (AnswerKind.UNKNOWN, State.SENDING, None),
@@ -276,6 +278,27 @@ def test_a_throttled_order_waits_as_long_as_graph_says() -> None:
 
 def test_a_throttled_order_waits_a_little_where_graph_does_not_say() -> None:
     assert sending().answered(AnswerKind.THROTTLED).reset.next_step == NOON + RETRY_THROTTLED
+
+
+@pytest.mark.parametrize(("minute", "midnight"), [(0.5, 12 * 60), (12 * 60 - 0.5, 12 * 60), (12 * 60, 36 * 60)])
+def test_an_order_over_the_tenants_daily_limit_goes_on_at_the_next_utc_midnight_and_its_sender_is_told_when(
+    minute: float, midnight: float
+) -> None:
+    told = sending().answered(AnswerKind.DAILY_LIMIT, minute, detail="Graph's words.")
+    assert (told.state, told.reset.next_step) == (State.HELD, at(midnight))
+    (event,) = told.told
+    assert event.reason is not None
+    assert event.reason.detail == f"It goes on at {at(midnight):%Y-%m-%d %H:%M} UTC. Graph's words."
+    assert told.reset.deadline == at(midnight) + POLICY.held_for, "the wait for midnight does not use up its time"
+    assert told.woken(midnight - 0.1).state is State.HELD
+    told.woken(midnight)
+    assert (told.state, told.effects) == (State.CLEARED, {Effect.DISPATCH})
+    assert told.sending(midnight + 1, SECOND).state is State.SENDING
+
+
+def test_an_order_held_by_the_daily_limit_can_be_withdrawn_without_a_trace_on_the_device() -> None:
+    told = sending().answered(AnswerKind.DAILY_LIMIT).commanded(1, Command.CANCEL)
+    assert (told.state, told.code) == (State.CANCELLED, Code.CANCELLED)
 
 
 def test_a_lost_answer_is_kept_in_history_and_the_order_stays_open() -> None:
@@ -468,7 +491,7 @@ def test_a_refused_second_order_does_not_end_what_the_first_may_have_begun(kind:
     assert (told.state, told.code) == (State.ATTENTION, Code.SEND_UNKNOWN)
 
 
-@pytest.mark.parametrize("kind", [AnswerKind.FORBIDDEN, AnswerKind.APPROVAL_REQUIRED])
+@pytest.mark.parametrize("kind", [AnswerKind.FORBIDDEN, AnswerKind.APPROVAL_REQUIRED, AnswerKind.DAILY_LIMIT])
 def test_a_forbidden_second_order_is_not_called_harmless(kind: AnswerKind) -> None:
     told = given_up(6).sending(7, SECOND, facts(read=7)).answered(kind, 7, SECOND)
     assert (told.state, told.code) == (State.ATTENTION, Code.SEND_UNKNOWN)
@@ -981,6 +1004,7 @@ def test_every_transition_of_the_table_can_happen() -> None:
         lambda: cleared().woken(60).commanded(61, Command.RETRY),
         given_up,
         lambda: sending().answered(AnswerKind.REJECTED),
+        lambda: sending().answered(AnswerKind.DAILY_LIMIT),
         lambda: STORIES["forbidden"]().commanded(1, Command.CANCEL),
         lambda: triggered().seen(3, 2.5, USER, management_state="wipeFailed"),
         lambda: resetting().seen(41, 40, USER, ActionState.FAILED),

@@ -1,0 +1,55 @@
+"""Calls to Graph are booked by all instances together, and a throttled one slows all of them down."""
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+
+import pytest
+
+from shared.domain.devices import Sighting
+from shared.domain.guardrails import Budget
+from shared.domain.ids import ManagedDeviceId, OrderId
+from shared.domain.lifecycle import RETRY_THROTTLED
+from shared.domain.orders import Answer, AnswerKind, Order
+from shared.pipeline.pace import Paced, await_turn, slow_down
+from shared.pipeline.ports import GraphThrottled
+from tests.pipeline.fakes import FakeIntune, Rig, device, device_id, rig
+
+
+async def waited(world: Rig, calls: int, budget: Budget) -> timedelta:
+    before = world.clock()
+    await await_turn(world.parts, calls, budget)
+    return world.clock() - before
+
+
+async def test_a_throttled_write_makes_every_instances_writes_wait_as_long_as_graph_asks() -> None:
+    world = rig(device(1))
+    world.intune.sync_answer = Answer(AnswerKind.THROTTLED, retry_after=timedelta(seconds=90))
+    await Paced(world.intune, world.parts).sync([Order(device_id(1), OrderId("order"))])
+    assert await waited(world, 1, Budget.WRITES) >= timedelta(seconds=89)
+
+
+async def test_a_throttled_read_makes_reads_wait_and_leaves_writes_alone() -> None:
+    world = rig(device(1))
+
+    class Throttling(FakeIntune):
+        async def look(self, devices: Sequence[ManagedDeviceId]) -> Mapping[ManagedDeviceId, Sighting]:
+            raise GraphThrottled("slow down", None)
+
+    with pytest.raises(GraphThrottled):
+        await Paced(Throttling(world.clock), world.parts).look([device_id(1)])
+    assert await waited(world, 1, Budget.WRITES) < timedelta(seconds=1)
+    assert await waited(world, 1, Budget.READS) >= RETRY_THROTTLED - timedelta(seconds=1)
+
+
+async def test_slowing_down_never_shortens_a_wait_that_is_longer() -> None:
+    world = rig()
+    await slow_down(world.parts, timedelta(minutes=5), Budget.WRITES)
+    await slow_down(world.parts, timedelta(seconds=10), Budget.WRITES)
+    assert await waited(world, 1, Budget.WRITES) > timedelta(minutes=4)
+
+
+async def test_a_long_read_books_its_pages_as_they_come() -> None:
+    world = rig(*(device(number) for number in range(1, 4)))
+    paced = Paced(world.intune, world.parts)
+    assert [found async for found in paced.changed_since(world.clock() - timedelta(days=1))]
+    assert await world.parts.store.pace(Budget.READS) is not None

@@ -125,7 +125,7 @@ class Store:
         return None if row is None else rows.read(Watermark, row).upto
 
     async def expired(self, before: datetime) -> AsyncIterator[list[str]]:
-        """Keys of what ended before this time, after those of its history: one list for each turnaround or request."""
+        """Keys of what ended before this time, after those of its history: one list for each thing."""
         async for row in self.table.scan("closed|", "closed|" + END):
             event = rows.read(ClosedRecord, row).event
             if event.at < before:
@@ -139,6 +139,13 @@ class Store:
                 about = f"event|request:{request.id}|"
                 history = [found.key async for found in self.table.scan(about, f"{about}{rows.stamp(before)}")]
                 yield [*history, *[part.key async for part in self.parts(request.id)], row.key]
+        commands = ("event|control|", f"event|control|{rows.stamp(before)}")
+        for first, upto in (("budget|day|", rows.day_key(before)), commands):
+            async for row in self.table.scan(first, upto):
+                yield [row.key]
+        async for row in self.table.scan("window|", "window|" + END):
+            if rows.read(Event, row).at < before:
+                yield [row.key]
 
     # --- writing
 

@@ -18,6 +18,11 @@ import httpx
 import psutil
 import pytest
 
+from sandbox.graph_schema.check import check
+from sandbox.scenario import Scenario
+
+MAIN = Path(__file__).resolve().parents[2] / "examples" / "scenarios" / "main.toml"
+
 SMALL = """
 [scenario]
 name = "small"
@@ -170,6 +175,8 @@ def test_the_demo_ends_as_its_scenario_says_and_leaves_no_process_behind(
     ready = {notice["subject"] for notice in told if notice["type"] == "io.turnaround.device.ready"}
     assert len(ready) == ended["totals"]["ready"]
     assert re.search(r"ing > ready$", run.said, re.MULTILINE)
+    recorded = json.loads((tmp_path / "files" / "graph.har").read_text("utf-8"))
+    assert check(recorded, Scenario.load(MAIN).quirks()) == [], "only what Microsoft's schema has went over the wire"
 
 
 def test_a_device_that_does_not_end_as_the_scenario_says_makes_the_exit_code_1(

@@ -7,16 +7,19 @@ import pytest
 
 from shared.domain.ids import RequestId
 from shared.domain.reasons import Code
-from shared.domain.reset import EventKind
+from shared.domain.reset import Event, EventKind
 from shared.domain.states import State
 from shared.messages.queues import CONTROL, DISPATCH, NOTICES, REQUESTS, RESULTS
+from shared.pipeline.control import control
 from shared.pipeline.intake import intake
 from shared.pipeline.poison import poison
 from shared.pipeline.poll import poll
 from shared.pipeline.retention import forget
 from shared.pipeline.status import history, request_status
 from shared.pipeline.sync import sync
+from shared.state import rows
 from shared.state.rows import RequestState
+from shared.state.store import DayCount
 from tests.pipeline.fakes import Rig, asking, device, device_id, rig
 
 # --- poison
@@ -201,3 +204,21 @@ async def test_a_long_history_is_forgotten_though_it_does_not_fit_one_transactio
     world.clock.forward(days=401)
     await forget(world.parts)
     assert [key for key in world.table.contents() if "R1" in key] == []
+
+
+async def test_commands_day_counts_and_opened_windows_are_forgotten_in_time_too() -> None:
+    world = rig()
+    await forget(world.parts)
+    await control(world.parts, json.dumps({"command": "halt", "by": "someone", "why": "drill"}))
+    opened = Event(kind=EventKind.WINDOW_OPENED, at=world.clock(), who="windows")
+    day = rows.insert(rows.day_key(world.clock()), DayCount(3))
+    await world.store.commit([day, rows.insert(rows.window_key("lab", world.clock()), opened)])
+    old = {key for first in ("event|control|", "budget|day|", "window|") for key in world.table.keys(first)}
+    assert len(old) == 3
+    world.clock.forward(days=1)
+    await forget(world.parts)
+    assert old <= set(world.table.keys(""))
+    world.clock.forward(days=401)
+    await forget(world.parts)
+    assert not old & set(world.table.keys(""))
+    assert await world.store.halt() is not None, "the halt outlives its history"

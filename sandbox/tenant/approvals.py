@@ -20,6 +20,8 @@ from sandbox.tenant.records import exact
 type Decision = Literal["needsApproval", "approved", "rejected", "cancelled", "completed", "expired"]
 
 _LIFETIME = timedelta(days=3)
+_LONGEST = 1024
+"""Characters; not documented, but seen as the words of Intune's refusal in public scripts."""
 
 
 @dataclass(slots=True)
@@ -28,6 +30,7 @@ class Approval:
     path: str
     body: bytes
     asked_at: datetime
+    justification: str
     status: Decision = "needsApproval"
 
 
@@ -49,11 +52,13 @@ class Approvals:
             found.status = "completed"
             return
         try:
-            justification = base64.b64decode(call.headers.get("x-msft-approval-justification", ""), validate=True)
-        except binascii.Error:
-            justification = b""
-        if not justification:
+            why = base64.b64decode(call.headers.get("x-msft-approval-justification", ""), validate=True).decode()
+        except (binascii.Error, UnicodeDecodeError):
+            why = ""
+        if not why:
             raise bad_request("The header x-msft-approval-justification is required and must be Base64.")
+        if len(why) > _LONGEST:
+            raise bad_request(f"Decoded, x-msft-approval-justification may hold at most {_LONGEST} characters.")
         pending = [
             one
             for one in self._by_code.values()
@@ -62,7 +67,7 @@ class Approvals:
         if pending:
             raise GraphError(409, "Conflict", "An approval request for this object is already pending.")
         code = str(uuid.uuid5(ID_NAMESPACE, f"approval/{call.path}/{len(self._by_code)}"))
-        self._by_code[code] = Approval(code, call.path, call.body, now)
+        self._by_code[code] = Approval(code, call.path, call.body, now, why)
         raise self._required(self._by_code[code], status)
 
     def decide(self, code: str | None, decision: Decision) -> int:
@@ -78,6 +83,7 @@ class Approvals:
                 "id": one.code,
                 "requestId": one.code,
                 "status": self._status(one, now),
+                "requestJustification": one.justification,
                 "requestDateTime": exact(one.asked_at),
                 "expirationDateTime": exact(one.asked_at + _LIFETIME),
             }

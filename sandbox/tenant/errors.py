@@ -106,6 +106,16 @@ def too_many(request_id: str, wait: int | None) -> GraphError:
     return GraphError(HTTPStatus.TOO_MANY_REQUESTS, "TooManyRequests", message, headers)
 
 
+def over_daily_limit(request_id: str, shape: str) -> GraphError:
+    """A wipe over the tenant's daily limit. The words are made up: how Intune says it is not known."""
+    if shape == "429":
+        return too_many(request_id, None)
+    message = intune_message("The daily limit of wipe actions for this tenant has been exceeded", request_id)
+    if shape == "429_told":
+        return GraphError(HTTPStatus.TOO_MANY_REQUESTS, "TooManyRequests", message)
+    return bad_request(message)
+
+
 def unavailable(request_id: str, wait: int | None, code: str = "ServiceUnavailable") -> GraphError:
     what = "An error has occurred" if code == "ServiceUnavailable" else f"{code} at EndExecuteAction"
     headers = {} if wait is None else {"Retry-After": str(wait)}

@@ -26,6 +26,7 @@ from sandbox.tenant.errors import (
     not_allowed,
     not_found,
     not_in_directory,
+    over_daily_limit,
     too_many,
     unauthenticated,
     unavailable,
@@ -438,7 +439,7 @@ class Tenant:
         if self.quirks.multi_admin_approval != "off":
             self.approvals.check(context.call, context.now, int(self.quirks.multi_admin_approval))
         if self._wipes_a_day.take(context.now, count_refused=False) is not None:
-            raise too_many(context.request_id, None)
+            raise over_daily_limit(context.request_id, self.quirks.daily_limit_answer)
         self.fleet.wipe(device, body, context.now)
         action = device.action_name(self.quirks)
         self._audits.append(Audit(device, action, context.now, context.key.lower()))

@@ -109,6 +109,9 @@ class Quirks(BaseModel):
     """Whether a 429 or 503 says how long to wait."""
     daily_wipe_limit: Annotated[int, Field(ge=0)] = 500
     """Wipes taken in any 24 real hours."""
+    daily_limit_answer: Literal["429", "429_told", "400_told"] = "429"
+    """How a wipe over that limit is refused: as any throttling, or in words that name the limit. Uncertain: how Intune
+    really says it is not documented and was not seen."""
     forbidden_shape: Literal["403", "401", "500", "varies"] = "varies"
     """How Intune's authorisation failures look."""
     no_intune: Literal["off", "401", "400", "503"] = "off"

@@ -322,8 +322,9 @@ def _answered(course: _Course, answered: Answered) -> None:
     match answer.kind:
         case AnswerKind.ACCEPTED:
             if answer.server_time is not None:
-                # The Date header is cut to whole seconds, so the call may have ended up to a second later.
-                began = answer.server_time - (now - answered.called_at) - timedelta(seconds=1)
+                # The Date header is cut to whole seconds, and Intune's own clock may lag behind the one that wrote it.
+                lag = timedelta(seconds=1) + policy.delivery_margin / 2
+                began = answer.server_time - (now - answered.called_at) - lag
                 ended = answer.server_time + timedelta(seconds=1)
             else:
                 began, ended = reset.graph_earliest or now - policy.clock_tolerance, now + policy.clock_tolerance

@@ -8,7 +8,7 @@ _LOOPBACK_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
 class EndpointError(ValueError):
-    """The setting names no Graph that Turnaround may speak to. The message is for people."""
+    """The settings name no Graph that Turnaround may speak to, or no way there. The message is for people."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -238,9 +238,11 @@ def resolve(reference: DeviceReference, book: Book, read_at: datetime) -> Findin
         case ReferenceKind.SERIAL_NUMBER:
             if identifies(value):
                 devices = book.managed("serialNumber", value)
-                identities = book.autopilot("serialNumber", value)
-                if not devices:
-                    not_enrolled = [identity for identity in identities if not _linked(identity, book)]
+                for identity in book.autopilot("serialNumber", value) if not devices else ():
+                    # A list that stood in for the filter may have left the device out; its registration leads to it.
+                    enrolled = _linked(identity, book)
+                    devices += enrolled
+                    not_enrolled += [] if enrolled else [identity]
         case ReferenceKind.GROUP_TAG:
             if value:
                 for identity in book.autopilot("groupTag", value):

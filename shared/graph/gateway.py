@@ -24,13 +24,22 @@ from shared.domain.devices import (
     ReferenceKind,
     Sighting,
 )
-from shared.domain.ids import ManagedDeviceId, OrderId
+from shared.domain.ids import ManagedDeviceId
 from shared.graph import answers, decode, finding
 from shared.graph.answers import Reply
 from shared.graph.decode import JsonObject, UnreadableRecordError
 from shared.graph.endpoint import GraphEndpoint
 from shared.graph.finding import Book, Collection, Question, Record
-from shared.pipeline.ports import Answer, AnswerKind, GraphError, GraphThrottled, Order
+from shared.graph.network import transport_for
+from shared.pipeline.ports import (
+    Answer,
+    AnswerKind,
+    GraphError,
+    GraphRejected,
+    GraphThrottled,
+    GraphUnavailable,
+    Order,
+)
 
 if TYPE_CHECKING:
     from azure.core.credentials_async import AsyncTokenCredential
@@ -76,7 +85,7 @@ class Patience:
 
     def wait(self, attempt: int, errors: Sequence[GraphError]) -> timedelta | None:
         """How long to wait after this attempt (the first is 0) failed; None: give up."""
-        asked = [e.retry_after for e in errors if isinstance(e, GraphThrottled) and e.retry_after is not None]
+        asked = [e.retry_after for e in errors if isinstance(e, _PASSING) and e.retry_after is not None]
         wanted = max(asked, default=timedelta())
         if attempt + 1 >= self.attempts or wanted > self.most:
             return None
@@ -84,10 +93,8 @@ class Patience:
         return max(wanted, backoff) + backoff * 0.5 * self.jitter()
 
 
-@dataclass(frozen=True, slots=True)
-class _Failed:
-    error: GraphError
-    again: bool
+_PASSING = (GraphThrottled, GraphUnavailable)
+"""After these a read may be asked again."""
 
 
 class GraphIntune:
@@ -125,11 +132,12 @@ class GraphIntune:
         """Connect to Graph; no call is made yet. The caller keeps and closes the credential.
 
         `transport` replaces the network in tests and recordings. This imports msgraph-sdk, hence not at import time.
+        Raises EndpointError where the environment names a proxy or certificates that cannot be used.
         """
         from shared.graph.sdk import Sdk
 
         logging.getLogger("httpx").addFilter(_NO_FULL_URLS)
-        network = transport if transport is not None else httpx.AsyncHTTPTransport(trust_env=False)
+        network = transport if transport is not None else transport_for(endpoint)
         sdk = Sdk(endpoint, credential, network)
         return cls(sdk, network, now=now, patience=patience or Patience(), timeout=timeout)
 
@@ -150,16 +158,15 @@ class GraphIntune:
 
     async def reset(self, orders: Sequence[Order]) -> Mapping[ManagedDeviceId, Answer]:
         """See `Intune.reset`. Raises ValueError for more than 20 orders, or two for one device."""
-        return await self._order(orders, self._sdk.reset)
+        return await self._order(orders, lambda order: self._sdk.reset(order.device, order.justification))
 
     async def sync(self, orders: Sequence[Order]) -> Mapping[ManagedDeviceId, Answer]:
         """See `Intune.sync`. Raises ValueError for more than 20 orders, or two for one device."""
-        return await self._order(orders, self._sdk.sync)
+        return await self._order(orders, lambda order: self._sdk.sync(order.device))
 
-    async def _order(
-        self, orders: Sequence[Order], build: "Callable[[ManagedDeviceId], Call]"
-    ) -> dict[ManagedDeviceId, Answer]:
-        if len(orders) > BATCH or len({order.device for order in orders}) < len(orders):
+    async def _order(self, orders: Sequence[Order], build: "Callable[[Order], Call]") -> dict[ManagedDeviceId, Answer]:
+        # Compared as Graph compares them, without case: one device written in two ways would be reset twice.
+        if len(orders) > BATCH or len({decode.guid(one.device) or one.device for one in orders}) < len(orders):
             raise ValueError(f"At most {BATCH} orders at once, and one a device.")
         outcome: dict[ManagedDeviceId, Answer] = {}
         items: dict[str, tuple[Order, Call]] = {}
@@ -167,21 +174,23 @@ class GraphIntune:
             if decode.guid(order.device) is None:
                 outcome[order.device] = Answer(AnswerKind.REJECTED, "This is not the id of a managed device.")
             else:
-                items[str(number)] = (order, build(order.device))
+                items[str(number)] = (order, build(order))
         if items:
-            sent = await self._send_orders({key: (call, order.id) for key, (order, call) in items.items()})
+            own_id = str(uuid.uuid4())
+            sent = await self._send_orders({key: (call, order.id) for key, (order, call) in items.items()}, own_id)
             for key, (order, call) in items.items():
                 outcome[order.device] = sent[key]
-                _log.info("graph order %s: %s, client-request-id %s", call.template, sent[key].kind, order.id)
+                _log.info(
+                    "graph order %s: %s, client-request-id %s in %s", call.template, sent[key].kind, order.id, own_id
+                )
         return outcome
 
-    async def _send_orders(self, items: "Mapping[str, tuple[Call, OrderId]]") -> dict[str, Answer]:
+    async def _send_orders(self, items: "Mapping[str, tuple[Call, str]]", own_id: str) -> dict[str, Answer]:
         """Send orders once. Nothing here may send again, whatever happens."""
 
         def all_(answer: Answer) -> dict[str, Answer]:
             return dict.fromkeys(items, answer)
 
-        own_id = str(uuid.uuid4())
         try:
             async with asyncio.timeout(self._timeout):
                 request = await self._sdk.batch(items, own_id, beta=False)
@@ -189,7 +198,7 @@ class GraphIntune:
             return all_(Answer(AnswerKind.NOT_SENT, f"No token for Microsoft Graph: {_brief(error)}"))
         try:
             response = await self._send(request, "/$batch", [call for call, _ in items.values()])
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError) as error:
             return all_(Answer(AnswerKind.NOT_SENT, f"Microsoft Graph could not be reached: {_brief(error)}"))
         except Exception as error:  # noqa: BLE001 - every order has an answer, and this one may have been carried out
             return all_(Answer(AnswerKind.UNKNOWN, f"The order was sent, and no answer came: {_brief(error)}"))
@@ -202,10 +211,7 @@ class GraphIntune:
             if key in found:
                 found[key] = Answer(AnswerKind.UNKNOWN, "Graph answered this order twice.")
                 continue
-            answer = answers.order_answer(item, now)
-            if answer.kind is AnswerKind.THROTTLED and answer.retry_after is None:
-                answer = Answer(answer.kind, answer.detail, retry_after=answers.retry_after(whole.headers, now))
-            found[key] = answer
+            found[key] = answers.order_answer(item, now)
         silent = Answer(AnswerKind.UNKNOWN, "Graph's answer leaves this order out.")
         return {key: found.get(key, silent) for key in items}
 
@@ -242,31 +248,48 @@ class GraphIntune:
     async def _list(self, collection: Collection, book: Book, *, windows_only: bool = True) -> None:
         call = self._sdk.whole(collection, windows_only=windows_only)
         records: list[Record] = []
-        async for rows in self._pages(call, _PERMISSIONS[collection]):
-            for row in rows:
-                try:
-                    records.append(_DECODERS[collection](row))
-                except UnreadableRecordError as error:
-                    _log.warning("graph %s: left out %s", call.template, error)
+        try:
+            async for rows in self._pages(call, _PERMISSIONS[collection]):
+                for row in rows:
+                    try:
+                        records.append(_DECODERS[collection](row))
+                    except UnreadableRecordError as error:
+                        _log.warning("graph %s: left out %s", call.template, error)
+        except GraphRejected:
+            if not windows_only:
+                raise
+            await self._list(collection, book, windows_only=False)  # its filter may be what was refused
+            return
         book.learn_list(collection, records)
 
     async def _ask(self, questions: Sequence[Question], book: Book) -> None:
         calls = {question: self._sdk.question(question) for question in questions}
         replies = await self._batches(calls, {q: _PERMISSIONS[q.collection] for q in questions})
-        ignored: set[Collection] = set()
+        read_whole: set[Collection] = set()
         for question, call in calls.items():
             reply = replies[question]
-            if isinstance(reply, GraphError):
-                raise reply
             try:
-                book.learn(question, await self._answer(question, call, reply, ignored, book))
+                if not isinstance(reply, GraphError):
+                    found = await self._answer(question, call, reply, read_whole, book)
+                elif isinstance(reply, GraphRejected) and question.by != "id":
+                    found = await self._from_whole(question, read_whole, book)  # it supports no such filter
+                else:
+                    raise reply
+                book.learn(question, found)
             except UnreadableRecordError as error:
                 raise GraphError(f"Graph answered {call.template} with {error}.") from error
 
+    async def _from_whole(self, question: Question, read_whole: set[Collection], book: Book) -> Sequence[Record]:
+        """Answer from the whole collection, where no filter helps: read once, not once a question."""
+        if question.collection not in read_whole:
+            await self._list(question.collection, book, windows_only=False)
+            read_whole.add(question.collection)
+        return book.known(question)
+
     async def _answer(
-        self, question: Question, call: "Call", reply: Reply, ignored: set[Collection], book: Book
+        self, question: Question, call: "Call", reply: Reply, read_whole: set[Collection], book: Book
     ) -> Sequence[Record]:
-        """Read the answer to one question; `ignored` notes the collections whose filter Graph was seen to ignore."""
+        """Read the answer to one question; `read_whole` notes the collections that were read as a whole for it."""
         collection = question.collection
         read = _DECODERS[collection]
         if collection is Collection.MANAGED and question.by == "id":
@@ -282,16 +305,13 @@ class GraphIntune:
             return records
         if all(finding.answers(record, question) for record in records):
             return records + [read(row) for row in await self._all_rows(link, call, _PERMISSIONS[collection])]
-        # The filter was ignored: the answer is the whole tenant. Read that once, not once a question.
-        if collection not in ignored:
-            await self._list(collection, book, windows_only=False)
-            ignored.add(collection)
-        return [*records, *book.known(question)]
+        # The filter was ignored: the answer is the whole tenant.
+        return [*records, *await self._from_whole(question, read_whole, book)]
 
     async def look(self, devices: Sequence[ManagedDeviceId]) -> Mapping[ManagedDeviceId, Sighting]:
         """See `Intune.look`. Raises GraphError if not one of them could be read."""
         sdk, seen, failures = self._sdk, dict[ManagedDeviceId, Sighting](), list[GraphError]()
-        wanted = {device: sdk.device(device, _sight()) for device in devices if decode.guid(device)}
+        wanted = {device: sdk.device(device, _sight()) for device in devices if decode.guid(device) is not None}
         asked_at = self._now()
         replies = await self._batches(wanted, dict.fromkeys(wanted, _PERMISSIONS[Collection.MANAGED]))
         for device, reply in replies.items():
@@ -380,10 +400,10 @@ class GraphIntune:
             pending = []
             for part in outcomes:
                 for key, outcome in part.items():
-                    done[key] = outcome.error if isinstance(outcome, _Failed) else outcome
-                    if isinstance(outcome, _Failed) and outcome.again:
+                    done[key] = outcome
+                    if isinstance(outcome, _PASSING):
                         pending.append(key)
-                        again.append(outcome.error)
+                        again.append(outcome)
             wait = self._patience.wait(attempt, again)
             if not pending or wait is None:
                 break
@@ -392,20 +412,17 @@ class GraphIntune:
 
     async def _batch[Key](
         self, calls: "Mapping[Key, Call]", permissions: Mapping[Key, str], beta: bool
-    ) -> dict[Key, Reply | _Failed]:
+    ) -> dict[Key, Reply | GraphError]:
         own_id = str(uuid.uuid4())
         names = {str(number): key for number, key in enumerate(calls)}
         items = {name: (calls[key], own_id) for name, key in names.items()}
         reply = await self._read(lambda: self._sdk.batch(items, own_id, beta=beta), "/$batch", list(calls.values()))
-        if isinstance(reply, _Failed):
+        if isinstance(reply, GraphError):
             return dict.fromkeys(calls, reply)
         now = self._now()
         if reply.status != 200 or not isinstance(reply.body, Mapping):
-            return {
-                key: _Failed(*answers.read_failure(reply, _path(call), permissions[key], now))
-                for key, call in calls.items()
-            }
-        found: dict[Key, Reply | _Failed] = {}
+            return {key: answers.read_failure(reply, _path(call), permissions[key], now) for key, call in calls.items()}
+        found: dict[Key, Reply | GraphError] = {}
         for name, item in _items(reply):
             if (key := names.get(name)) is None:
                 continue
@@ -414,8 +431,15 @@ class GraphIntune:
             if absent or (item.status == 200 and isinstance(item.body, Mapping)):
                 found[key] = item
             else:
-                found[key] = _Failed(*answers.read_failure(item, _path(calls[key]), permissions[key], now))
-        silent = _Failed(GraphError("Graph's answer to a $batch leaves items out."), again=True)
+                found[key] = answers.read_failure(item, _path(calls[key]), permissions[key], now)
+                _log.info(
+                    "graph item %s: %s, request-id %s, client-request-id %s",
+                    calls[key].template,
+                    item.status,
+                    item.request_id,
+                    own_id,
+                )
+        silent = GraphUnavailable("Graph's answer to a $batch leaves items out.")
         return {key: found.get(key, silent) for key in calls}
 
     async def _all_rows(self, link: str | None, call: "Call", permission: str) -> list[JsonObject]:
@@ -457,47 +481,49 @@ class GraphIntune:
             if isinstance(reply, Reply):
                 if reply.status == 200 and isinstance(reply.body, Mapping):
                     return reply
-                reply = _Failed(*answers.read_failure(reply, _path(call), permission, self._now()))
-            wait = self._patience.wait(attempt, [reply.error]) if reply.again else None
+                reply = answers.read_failure(reply, _path(call), permission, self._now())
+            wait = self._patience.wait(attempt, [reply]) if isinstance(reply, _PASSING) else None
             if wait is None:
-                raise reply.error
+                raise reply
             await self._patience.sleep(wait.total_seconds())
             attempt += 1
 
     async def _read(
         self, build: Callable[[], Awaitable[httpx.Request]], template: str, holds: "Sequence[Call]"
-    ) -> Reply | _Failed:
+    ) -> Reply | GraphError:
         """Send one read, once."""
         async with self._slots:
             try:
                 async with asyncio.timeout(self._timeout):
                     request = await build()
             except Exception as error:  # noqa: BLE001 - whatever a credential raises
-                return _Failed(GraphError(f"No call to Microsoft Graph could be made: {_brief(error)}"), again=False)
+                return GraphError(f"No call to Microsoft Graph could be made: {_brief(error)}")
             try:
                 return _reply(await self._send(request, template, holds))
             except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
-                return _Failed(GraphError(f"Microsoft Graph did not answer: {_brief(error)}"), again=True)
+                return GraphUnavailable(f"Microsoft Graph did not answer: {_brief(error)}")
 
     async def _send(self, request: httpx.Request, template: str, holds: "Sequence[Call]") -> httpx.Response:
         started = time.monotonic()
         outcome: object = "no answer"
+        graphs_id: str | None = None
         self.calls["http"] += 1
         self.calls.update(f"{call.method} {call.template}" for call in holds)
         try:
             # httpx limits only the wait for each piece of an answer; this limits the whole.
             async with asyncio.timeout(self._timeout):
                 response = await self._sdk.http.send(request)
-            outcome = response.status_code
+            outcome, graphs_id = response.status_code, response.headers.get("request-id")
             return response
         finally:
             _log.info(
-                "graph %s %s: %s in %d ms, client-request-id %s",
+                "graph %s %s: %s in %d ms, client-request-id %s, request-id %s",
                 request.method,
                 template,
                 outcome,
                 (time.monotonic() - started) * 1000,
                 request.headers.get("client-request-id"),
+                graphs_id,
             )
 
 
@@ -516,7 +542,8 @@ def _sight() -> Sequence[str]:
 
 def _brief(error: BaseException) -> str:
     said = " ".join(str(error).split())[:300]
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+    hint = " (Where a proxy opens TLS, SSL_CERT_FILE must name its authority.)" if "CERTIFICATE_VERIFY" in said else ""
+    return f"{type(error).__name__}: {said}{hint}" if said else type(error).__name__
 
 
 def _path(call: "Call") -> str:
@@ -538,7 +565,7 @@ def _items(whole: Reply) -> list[tuple[str, Reply]]:
     for item in responses if isinstance(responses, list) else ():
         if not isinstance(item, Mapping):
             continue
-        name, reply = item.get("id"), Reply.of_item(item)
+        name, reply = item.get("id"), whole.item(item)
         if isinstance(name, str) and reply is not None:
             found.append((name, reply))
     return found
@@ -552,7 +579,7 @@ def _object(reply: Reply) -> JsonObject:
 
 def _page(reply: Reply, call: "Call") -> tuple[Sequence[JsonObject], str | None]:
     if reply.status == 404:
-        raise GraphError(f"Graph knows no {_path(call)}.")
+        raise GraphRejected(f"Graph knows no {_path(call)}.")
     body = _object(reply)
     rows, link = body.get("value"), body.get("@odata.nextLink")
     if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):

@@ -5,12 +5,15 @@ here lets the SDK repeat a call, follow a redirect, or read an answer: each of t
 failure into a success.
 """
 
+import base64
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import cache
 from typing import TYPE_CHECKING, cast
+from urllib.parse import quote
 
 import httpx
 from kiota_abstractions.authentication import AuthenticationProvider
@@ -37,6 +40,7 @@ from msgraph.graph_service_client import GraphServiceClient
 from msgraph_core import GraphClientFactory  # type: ignore[import-untyped]  # it ships no py.typed
 
 from shared.domain.ids import ManagedDeviceId
+from shared.graph.decode import guid
 from shared.graph.endpoint import GraphEndpoint
 from shared.graph.finding import Collection, Question
 
@@ -66,6 +70,11 @@ SIGHT = [
 ]
 _ENTRA = ["id", "deviceId", "trustType", "accountEnabled"]
 
+_BLANK = "5a5a5a5a-0000-4000-8000-000000000000"
+"""Stands for the value in a URL that is built once by the SDK and filled for each call."""
+_LONGEST_JUSTIFICATION = 1000
+"""Bytes. Intune was seen to refuse more than 1,024 characters (400)."""
+
 _ENCODED_NAME = re.compile(r"([?&])%24")
 
 
@@ -79,6 +88,11 @@ class Call:
     template: str
     """The path without any value: for logs."""
     body: Mapping[str, object] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def filled(self, value: str) -> "Call":
+        """Give this call about a value instead of about nothing: percent-encoded as RFC 6570 has it."""
+        return replace(self, path=self.path.replace(_BLANK, quote(value, safe="", errors="replace")))
 
 
 def literal(value: str) -> str:
@@ -92,8 +106,8 @@ class Sdk:
     def __init__(
         self, endpoint: GraphEndpoint, credential: "AsyncTokenCredential", transport: httpx.AsyncBaseTransport
     ) -> None:
-        # trust_env off: no proxy setting of the environment may see a token. UrlReplaceHandler goes too: it writes
-        # whole URLs, with serial numbers in them, to traces, and only serves "/me".
+        # UrlReplaceHandler goes too: it writes whole URLs, with serial numbers in them, to traces, and only serves
+        # "/me". trust_env off: the transport alone says how Graph is reached.
         middleware = [
             handler
             for handler in KiotaClientFactory.get_default_middleware(None)
@@ -121,24 +135,37 @@ class Sdk:
         adapter.observability_options = ObservabilityOptions(include_euii_attributes=False)
         return adapter
 
-    def reset(self, device: ManagedDeviceId) -> Call:
+    def reset(self, device: ManagedDeviceId, justification: str) -> Call:
         """Build an Autopilot Reset: a wipe that keeps the enrolment and not the user's data.
 
-        Both flags are stated: the SDK's defaults, and Graph's, mean a full wipe.
+        Both flags are stated: the SDK's defaults, and Graph's, mean a full wipe. The justification is for Multi Admin
+        Approval, which refuses a call without (learn.microsoft.com/intune/intune-service/fundamentals/
+        multi-admin-approval, Graph API section); elsewhere it is ignored. Raises ValueError for what is no device id.
         """
         body = WipePostRequestBody(keep_enrollment_data=True, keep_user_data=False)
-        item = self._client.device_management.managed_devices.by_managed_device_id(device)
-        return _call(item.wipe.to_post_request_information(body))
+        item = self._client.device_management.managed_devices.by_managed_device_id(_guid(device))
+        why = (justification.strip() or "Autopilot Reset").encode("utf-8", "replace")[:_LONGEST_JUSTIFICATION]
+        why = why.decode("utf-8", "ignore").encode()  # no half a character at the end
+        headers = {"x-msft-approval-justification": base64.b64encode(why).decode()}
+        return replace(_call(item.wipe.to_post_request_information(body)), headers=headers)
 
     def sync(self, device: ManagedDeviceId) -> Call:
-        """Build the order to check in."""
-        item = self._client.device_management.managed_devices.by_managed_device_id(device)
+        """Build the order to check in. Raises ValueError for what is no device id."""
+        return self._sync().filled(_guid(device))
+
+    @cache  # noqa: B019 - an Sdk lives as long as its gateway, and there are few of these
+    def _sync(self) -> Call:
+        item = self._client.device_management.managed_devices.by_managed_device_id(_BLANK)
         return _call(item.sync_device.to_post_request_information())
 
     def device(self, device: str, select: Sequence[str]) -> Call:
-        """Build the GET of one managed device."""
+        """Build the GET of one managed device. Raises ValueError for what is no device id."""
+        return self._device(tuple(select)).filled(_guid(device))
+
+    @cache  # noqa: B019
+    def _device(self, select: tuple[str, ...]) -> Call:
         query = ManagedDeviceItemRequestBuilder.ManagedDeviceItemRequestBuilderGetQueryParameters(select=list(select))
-        item = self._client.device_management.managed_devices.by_managed_device_id(device)
+        item = self._client.device_management.managed_devices.by_managed_device_id(_BLANK)
         return _call(item.to_get_request_information(RequestConfiguration(query_parameters=query)))
 
     def devices(self, where: str | None, select: Sequence[str]) -> Call:
@@ -172,7 +199,8 @@ class Sdk:
     def audits(self, action: str) -> Call:
         """Build the GET of the audited remote actions of one kind (beta).
 
-        The filter on `action` is the one seen in use; 'or' was seen to act like 'and'.
+        The filter on `action` is the one seen in use; 'or' was seen to act like 'and'. No documentation has a filter on
+        the time: were it taken wrongly, a reset that was ordered would look as if it were not, and be sent again.
         """
         template = "{+baseurl}/deviceManagement/remoteActionAudits{?%24filter}"
         information = RequestInformation(Method.GET, template, {})
@@ -185,16 +213,21 @@ class Sdk:
         The filters are those that the schema's descriptions allow (managedDevice) or that are seen to work
         (contains on serialNumber for Autopilot identities, whose eq is refused).
         """
-        match question:
-            case Question(Collection.MANAGED, "id", value):
-                return self.device(value, FACTS)
-            case Question(Collection.MANAGED, by, value):
-                return self.devices(f"{by} eq {literal(value)}", FACTS)
-            case Question(Collection.AUTOPILOT, by, value):
-                return self.identities(f"contains({by},{literal(value)})")
-            case Question(Collection.ENTRA, by, value):
-                return self.entra_devices(f"{by} eq {literal(value)}")
-        raise ValueError(question)
+        if question.collection is Collection.MANAGED and question.by == "id":
+            return self.device(question.value, FACTS)
+        # Quotes are doubled as in `literal`, and percent-encoded with the rest.
+        return self._question(question.collection, question.by).filled(question.value.replace("'", "''"))
+
+    @cache  # noqa: B019
+    def _question(self, collection: Collection, by: str) -> Call:
+        match collection:
+            case Collection.MANAGED:
+                return self.devices(f"{by} eq {literal(_BLANK)}", FACTS)
+            case Collection.AUTOPILOT:
+                return self.identities(f"contains({by},{literal(_BLANK)})")
+            case Collection.ENTRA:
+                return self.entra_devices(f"{by} eq {literal(_BLANK)}")
+        raise ValueError(collection)
 
     def whole(self, collection: Collection, *, windows_only: bool) -> Call:
         """Build the call that lists a collection."""
@@ -233,7 +266,7 @@ class Sdk:
                 "id": key,
                 "method": call.method,
                 "url": call.path,
-                "headers": {"client-request-id": own_id}
+                "headers": {"client-request-id": own_id, **call.headers}
                 | ({"Content-Type": "application/json"} if call.body is not None else {}),
             }
             | ({"body": call.body} if call.body is not None else {})
@@ -255,6 +288,13 @@ class Sdk:
         if not request.headers.get("Authorization"):
             raise ValueError("the credential gave no token for Microsoft Graph")
         return request
+
+
+def _guid(device: str) -> str:
+    """Give a device id as it may stand in a URL: nothing else may become part of one."""
+    if (known := guid(device)) is None:
+        raise ValueError("not the id of a managed device")
+    return known
 
 
 def _call(information: RequestInformation) -> Call:

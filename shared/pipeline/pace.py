@@ -14,7 +14,7 @@ from shared.domain.ids import ManagedDeviceId
 from shared.domain.lifecycle import RETRY_THROTTLED
 from shared.domain.orders import Answer, AnswerKind, Order
 from shared.pipeline.parts import Parts
-from shared.pipeline.ports import GraphThrottled, Intune
+from shared.pipeline.ports import GraphThrottled, GraphUnavailable, Intune
 from shared.state import rows
 from shared.state.store import Pace
 from shared.state.table import Conflict
@@ -104,7 +104,7 @@ class Paced:
         return _Reads(self.parts, calls)
 
     async def _after(self, answers: Mapping[ManagedDeviceId, Answer]) -> Mapping[ManagedDeviceId, Answer]:
-        wait = _longest(answer for answer in answers.values() if answer.kind is AnswerKind.THROTTLED)
+        wait = _longest(filter(_slows_all, answers.values()))
         if wait is not None:
             await slow_down(self.parts, wait, Budget.WRITES)
         return answers
@@ -123,6 +123,14 @@ class _Reads:
     async def __aexit__(self, kind: object, error: object, trace: object) -> None:
         if isinstance(error, GraphThrottled):
             await slow_down(self.parts, error.retry_after or RETRY_THROTTLED, Budget.READS)
+        elif isinstance(error, GraphUnavailable) and error.retry_after is not None:
+            await slow_down(self.parts, error.retry_after, Budget.READS)
+
+
+def _slows_all(answer: Answer) -> bool:
+    """Whether Graph asks everybody to slow down: a 429, or a 503 that says how long. The day's limit does not."""
+    asked = answer.kind is AnswerKind.UNKNOWN and answer.retry_after is not None
+    return asked or answer.kind is AnswerKind.THROTTLED
 
 
 def _longest(throttled: Iterable[Answer]) -> timedelta | None:

@@ -1,6 +1,7 @@
 """`GraphIntune` against an in-memory Graph that plays the JSON, and the faults, that Graph is known for."""
 
 import asyncio
+import base64
 import dataclasses
 import json
 import logging
@@ -17,18 +18,31 @@ from urllib.parse import parse_qs
 import httpx
 import pytest
 from azure.core.credentials import AccessToken
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sandbox.processes import ready_line, spawn, stop
+from shared.domain import eligibility
 from shared.domain.devices import ActionState, DeviceReference, ReferenceKind
 from shared.domain.ids import ManagedDeviceId, OrderId
+from shared.domain.policy import Policy
+from shared.domain.reasons import Code
 from shared.graph import answers, decode
 from shared.graph.credential import CredentialError, StaticTokenCredential, credential_for
 from shared.graph.endpoint import EndpointError, GraphEndpoint
 from shared.graph.finding import MOST_ASKED_SINGLY, Book, Collection, Question, identifies
 from shared.graph.gateway import GraphIntune, Patience
-from shared.pipeline.ports import Answer, AnswerKind, GraphError, GraphForbidden, GraphThrottled, Order
+from shared.graph.sdk import FACTS, Sdk, literal
+from shared.pipeline.ports import (
+    Answer,
+    AnswerKind,
+    GraphError,
+    GraphForbidden,
+    GraphRejected,
+    GraphThrottled,
+    GraphUnavailable,
+    Order,
+)
 
 type Json = dict[str, Any]  # JSON of any shape
 
@@ -316,22 +330,36 @@ async def test_the_token_goes_out_with_the_scope_of_the_endpoint() -> None:
 # Orders
 
 
-async def test_a_reset_is_a_wipe_that_states_both_flags() -> None:
+async def test_a_reset_is_a_wipe_that_states_both_flags_and_says_why() -> None:
+    graph = FakeGraph(1)
+    one = Order(device_id(1), OrderId("order-1"), "Lab B is returned, é")
+    async with await connect(graph) as intune:
+        assert await intune.reset([one]) == {device_id(1): Answer(AnswerKind.ACCEPTED)}
+    assert str(graph.requests[0].url) == "http://127.0.0.1:9/v1.0/$batch"
+    assert graph.requests[0].content.decode() == (
+        '{"requests": [{"id": "0", "method": "POST", '
+        '"url": "/deviceManagement/managedDevices/00000001-1111-2222-3333-444444444444/wipe", '
+        '"headers": {"client-request-id": "order-1", '
+        '"x-msft-approval-justification": "TGFiIEIgaXMgcmV0dXJuZWQsIMOp", "Content-Type": "application/json"}, '
+        '"body": {"keepEnrollmentData": true, "keepUserData": false, "persistEsimDataPlan": false}}]}'
+    )
+
+
+@pytest.mark.parametrize(
+    ("why", "sent"),
+    [
+        ("", "Autopilot Reset"),
+        ("  \n", "Autopilot Reset"),
+        ("x" * 5000, "x" * 1000),
+        ("a" + "é" * 800, "a" + "é" * 499),
+    ],
+)
+async def test_a_justification_is_never_missing_and_never_longer_than_intune_takes(why: str, sent: str) -> None:
     graph = FakeGraph(1)
     async with await connect(graph) as intune:
-        assert await intune.reset([order(1)]) == {device_id(1): Answer(AnswerKind.ACCEPTED)}
-    assert str(graph.requests[0].url) == "http://127.0.0.1:9/v1.0/$batch"
-    assert json.loads(graph.requests[0].content) == {
-        "requests": [
-            {
-                "id": "0",
-                "method": "POST",
-                "url": f"/deviceManagement/managedDevices/{guid(1)}/wipe",
-                "headers": {"client-request-id": "order-1", "Content-Type": "application/json"},
-                "body": {"keepEnrollmentData": True, "keepUserData": False, "persistEsimDataPlan": False},
-            }
-        ]
-    }
+        await intune.reset([Order(device_id(1), OrderId("o"), why)])
+    header = graph.items[0]["headers"]["x-msft-approval-justification"]
+    assert base64.b64decode(header, validate=True).decode() == sent
 
 
 async def test_a_sync_has_no_body() -> None:
@@ -364,6 +392,8 @@ async def test_more_than_twenty_orders_or_two_for_one_device_are_a_mistake() -> 
             await intune.reset([order(n) for n in range(21)])
         with pytest.raises(ValueError):
             await intune.reset([order(1), order(1)])
+        with pytest.raises(ValueError):
+            await intune.reset([order(0xAB), Order(ManagedDeviceId(guid(0xAB).upper()), OrderId("other"))])
         assert await intune.reset([]) == {}
     assert graph.requests == []
 
@@ -398,6 +428,20 @@ ITEM_ANSWERS: list[tuple[int, dict[str, str], object, AnswerKind]] = [
     (400, {}, error("ApprovalRequired"), AnswerKind.APPROVAL_REQUIRED),
     (403, {}, error("Forbidden", json.dumps({"ErrorCode": "ApprovalRequired"})), AnswerKind.APPROVAL_REQUIRED),
     (412, {"X-MsFt-Approval-Code": "c"}, None, AnswerKind.APPROVAL_REQUIRED),
+    (202, {"x-msft-approval-code": "c"}, None, AnswerKind.APPROVAL_REQUIRED),
+    (204, {"x-msft-approval-code": "c"}, None, AnswerKind.UNKNOWN),
+    (400, {}, error("BadRequest", "Header 'x-msft-approval-justification' is required"), AnswerKind.APPROVAL_REQUIRED),
+    (409, {}, error("Conflict", "An approval request is already pending."), AnswerKind.APPROVAL_REQUIRED),
+    (429, {}, error("TooManyRequests", "The daily limit of wipes is exceeded"), AnswerKind.DAILY_LIMIT),
+    (429, {"Retry-After": "3601"}, error("TooManyRequests"), AnswerKind.DAILY_LIMIT),
+    (429, {"Retry-After": "3600"}, error("TooManyRequests"), AnswerKind.THROTTLED),
+    (400, {}, error("BadRequest", json.dumps({"Message": "At most 500 wipes: daily quota"})), AnswerKind.DAILY_LIMIT),
+    (403, {}, error("DailyWipeLimitExceeded"), AnswerKind.DAILY_LIMIT),
+    (403, {}, error("Forbidden", "Maximum number of wipes per day reached"), AnswerKind.DAILY_LIMIT),
+    (500, {}, error("InternalServerError", "The daily limit is exceeded"), AnswerKind.UNKNOWN),
+    (400, {}, error("BadRequest", "The device limit is exceeded"), AnswerKind.REJECTED),
+    (400, {}, error("BadRequest", "The daily report is not ready"), AnswerKind.REJECTED),
+    (401, {}, error("InvalidAuthenticationToken", "Lifetime validation failed"), AnswerKind.FORBIDDEN),
     (500, {"x-msft-approval-code": "c"}, "", AnswerKind.APPROVAL_REQUIRED),
 ]
 
@@ -412,7 +456,7 @@ async def test_each_answer_to_an_order_is_classified_and_never_sent_again(
         answer = (await intune.reset([order(1)]))[device_id(1)]
     assert answer.kind is kind
     assert len(graph.requests) == 1
-    if kind is AnswerKind.FORBIDDEN:
+    if kind is AnswerKind.FORBIDDEN and "token" not in answer.detail:
         assert "DeviceManagementManagedDevices.PrivilegedOperations.All" in answer.detail
     if kind is AnswerKind.APPROVAL_REQUIRED:
         assert answer.approval_code == (next(iter(headers.values())) if headers else None)
@@ -444,6 +488,8 @@ WHOLE_ANSWERS: list[tuple[httpx.Response, AnswerKind]] = [
     (httpx.Response(403), AnswerKind.FORBIDDEN),
     (httpx.Response(404), AnswerKind.REJECTED),
     (httpx.Response(413), AnswerKind.REJECTED),
+    (httpx.Response(429, headers={"Retry-After": "40000"}), AnswerKind.DAILY_LIMIT),
+    (httpx.Response(412, headers={"x-msft-approval-code": "c"}), AnswerKind.APPROVAL_REQUIRED),
 ]
 
 
@@ -479,6 +525,7 @@ async def test_an_order_that_the_answer_leaves_out_is_unknown_and_the_others_are
         (httpx.ConnectError("refused"), AnswerKind.NOT_SENT),
         (httpx.ConnectTimeout("slow"), AnswerKind.NOT_SENT),
         (httpx.PoolTimeout("full"), AnswerKind.NOT_SENT),
+        (httpx.ProxyError("407 Proxy Authentication Required"), AnswerKind.NOT_SENT),
         (httpx.ReadTimeout("slow"), AnswerKind.UNKNOWN),
         (httpx.WriteTimeout("slow"), AnswerKind.UNKNOWN),
         (httpx.WriteError("broken"), AnswerKind.UNKNOWN),
@@ -548,12 +595,50 @@ async def test_retry_after_is_read_in_seconds_or_as_a_date(value: str, wait: tim
         assert (await intune.reset([order(1)]))[device_id(1)].retry_after == wait
 
 
-async def test_retry_after_of_the_whole_answer_serves_an_item_without_one() -> None:
-    graph = FakeGraph(1)
-    body = {"responses": [{"id": "0", "status": 429}]}
-    graph.on_call = lambda _: httpx.Response(200, json=body, headers={"Retry-After": "9"})
+@pytest.mark.parametrize(("status", "kind"), [(429, AnswerKind.THROTTLED), (503, AnswerKind.UNKNOWN)])
+@pytest.mark.parametrize(
+    ("headers", "own", "wait"),
+    [
+        ({"Retry-After": "9"}, {}, 9),
+        ({"Retry-After": "9"}, {"Retry-After": "4"}, 4),
+        ({"Date": "Sat, 21 Nov 2026 08:10:00 GMT"}, {"Retry-After": "Sat, 21 Nov 2026 08:10:07 GMT"}, 7),
+        ({}, {}, None),
+    ],
+)
+async def test_an_item_that_must_wait_says_how_long_by_itself_or_by_the_whole_answer_and_by_graphs_own_clock(
+    status: int, kind: AnswerKind, headers: dict[str, str], own: dict[str, str], wait: int | None
+) -> None:
+    graph = FakeGraph(2)
+    body = {"responses": [{"id": "1", "status": 204}, {"id": "0", "status": status, "headers": own}]}
+    graph.on_call = lambda _: httpx.Response(200, json=body, headers=headers)
     async with await connect(graph) as intune:
-        assert (await intune.reset([order(1)]))[device_id(1)].retry_after == timedelta(seconds=9)
+        found = await intune.reset([order(1), order(2)])
+    assert (found[device_id(1)].kind, found[device_id(2)].kind) == (kind, AnswerKind.ACCEPTED)
+    assert found[device_id(1)].retry_after == (None if wait is None else timedelta(seconds=wait))
+    assert len(graph.requests) == 1
+
+
+@pytest.mark.parametrize(("status", "kind"), [(429, AnswerKind.THROTTLED), (503, AnswerKind.UNKNOWN)])
+@pytest.mark.parametrize(("value", "wait"), [("12", 12), (DATE, 40), (None, None)])
+async def test_a_whole_batch_that_must_wait_says_how_long(
+    status: int, kind: AnswerKind, value: str | None, wait: int | None
+) -> None:
+    graph = FakeGraph(2)
+    graph.on_call = lambda _: httpx.Response(status, headers={"Retry-After": value} if value else {})
+    async with await connect(graph) as intune:
+        found = await intune.reset([order(1), order(2)])
+    expected = (kind, None if wait is None else timedelta(seconds=wait))
+    assert {(answer.kind, answer.retry_after) for answer in found.values()} == {expected}
+    assert len(graph.requests) == 1
+
+
+async def test_an_accepted_order_carries_graphs_own_time() -> None:
+    graph = FakeGraph(1)
+    body = {"responses": [{"id": "0", "status": 204}]}
+    graph.on_call = lambda _: httpx.Response(200, json=body, headers={"Date": DATE})
+    async with await connect(graph) as intune:
+        answer = (await intune.reset([order(1)]))[device_id(1)]
+    assert answer.server_time == datetime(2026, 11, 21, 8, 0, 40, tzinfo=UTC)
 
 
 def test_graphs_words_are_unwrapped_from_json_in_strings() -> None:
@@ -627,6 +712,42 @@ async def test_a_tenant_that_ignores_filters_is_read_once_not_once_a_question() 
     assert [len(finding.devices) for finding in found.values()] == [1] * 40 + [0]
     pages = [request for request in graph.requests if request.url.path.endswith("/managedDevices")]
     assert len(pages) == 4
+
+
+@pytest.mark.parametrize("count", [1, 150])
+async def test_a_tenant_that_refuses_filters_is_read_as_a_whole_once(count: int) -> None:
+    graph = FakeGraph(count)
+    graph.hidden = {graph.devices[0]["id"]}
+    refusal = error("BadRequest", "Unsupported filter")
+    graph.on_item = lambda item: {"status": 400, "body": refusal} if "$filter" in item["url"] else None
+    graph.on_call = lambda request: httpx.Response(400, json=refusal) if "$filter" in request.url.params else None
+    graph.page = 50
+    wanted = [serial(f"SN{n:05}") for n in range(1, count + 1)]
+    async with await connect(graph) as intune:
+        found = await intune.find(wanted)
+        facts = (await intune.facts([device_id(1)]))[device_id(1)]
+    assert [ids(found[one]) for one in wanted[1:]] == [[guid(n)] for n in range(2, count + 1)]
+    assert ids(found[wanted[0]]) == [guid(1)], "what the list leaves out is asked for by the identity's link"
+    assert facts is not None
+    assert facts.entra is not None
+    assert facts.autopilot is not None
+    good = [request.url.path for request in graph.requests if "$filter" not in request.url.params]
+    pages = -(-max(1, count) // 50)
+    assert good.count("/v1.0/deviceManagement/managedDevices") <= 2 * pages
+
+
+async def test_what_is_refused_whatever_is_asked_is_an_error_not_an_absence() -> None:
+    graph = FakeGraph(1)
+    refusal = {"status": 400, "body": error("BadRequest", "Resource not found for the segment 'deviceManagement'.")}
+    graph.on_item = lambda _: refusal
+    graph.on_call = lambda request: (
+        None if request.url.path.endswith("/$batch") else httpx.Response(400, json=refusal["body"])
+    )
+    async with await connect(graph) as intune:
+        with pytest.raises(GraphRejected):
+            await intune.find([serial("SN00001")])
+        with pytest.raises(GraphRejected):
+            await intune.facts([device_id(1)])
 
 
 async def test_what_does_not_exist_is_found_empty_after_asking() -> None:
@@ -854,6 +975,126 @@ async def test_another_record_than_the_one_asked_for_by_id_is_an_error_not_an_an
             await intune.facts([device_id(1)])
 
 
+# Never the wrong device
+
+
+def gone(graph: FakeGraph) -> None:
+    del graph.devices[0]
+
+
+def enrolled_anew(graph: FakeGraph) -> None:
+    graph.devices[0]["id"] = guid(50)
+
+
+async def test_a_device_that_is_gone_has_no_facts_and_is_seen_to_be_gone() -> None:
+    graph = FakeGraph(2)
+    gone(graph)
+    async with await connect(graph) as intune:
+        found = await intune.facts([device_id(1), device_id(2)])
+        seen = await intune.look([device_id(1), device_id(2)])
+        named = await intune.find([by(ReferenceKind.INTUNE_ID, guid(1)), serial("SN00001")])
+    assert found[device_id(1)] is None
+    assert found[device_id(2)] is not None
+    assert (seen[device_id(1)].exists, seen[device_id(2)].exists) == (False, True)
+    assert [ids(finding) for finding in named.values()] == [[], []]
+
+
+async def test_a_device_enrolled_anew_does_not_answer_for_its_old_id() -> None:
+    graph = FakeGraph(1)
+    enrolled_anew(graph)
+    async with await connect(graph) as intune:
+        found = await intune.facts([device_id(1)])
+        seen = await intune.look([device_id(1)])
+        (named,) = (await intune.find([serial("SN00001")])).values()
+    assert found[device_id(1)] is None
+    assert not seen[device_id(1)].exists
+    assert ids(named) == [guid(50)], "the request that names it by its serial number means the machine as it is now"
+
+
+@pytest.mark.parametrize("reference", [serial("SN00001"), by(ReferenceKind.ENTRA_DEVICE_ID, guid(1 + 0x10000))])
+async def test_a_machine_with_an_old_and_a_new_record_is_ambiguous_not_guessed(reference: DeviceReference) -> None:
+    graph = FakeGraph(1)
+    graph.devices.append(managed(50, serialNumber="SN00001", azureADDeviceId=guid(1 + 0x10000)))
+    async with await connect(graph) as intune:
+        (found,) = (await intune.find([reference])).values()
+        facts = await intune.facts([device_id(1), device_id(50)])
+    assert sorted(ids(found)) == [guid(1), guid(50)]
+    refused = eligibility.resolve(found)
+    assert getattr(refused, "code", None) is Code.AMBIGUOUS
+    assert {device: one and one.managed.id for device, one in facts.items()} == {d: d for d in facts}
+
+
+@pytest.mark.parametrize("shared", ["SN00001", "System Serial Number", "0", "Default string", "", None])
+async def test_a_machine_that_shares_its_serial_number_is_not_given_the_registration_of_the_other(
+    shared: str | None,
+) -> None:
+    graph = FakeGraph(2)
+    graph.devices[0]["serialNumber"] = graph.devices[1]["serialNumber"] = shared
+    del graph.identities[1]
+    graph.identities[0]["serialNumber"] = shared
+    async with await connect(graph) as intune:
+        facts = (await intune.facts([device_id(2)]))[device_id(2)]
+        (named,) = (await intune.find([serial(shared or "")])).values()
+    assert facts is not None
+    refused = eligibility.refusal(facts, Policy())
+    assert refused is not None
+    assert refused.code in (Code.AUTOPILOT_MISMATCH, Code.NOT_AUTOPILOT_REGISTERED)
+    assert sorted(ids(named)) == ([guid(1), guid(2)] if identifies(shared) else [])
+
+
+async def test_a_look_tells_by_the_entra_id_when_the_record_is_another_machines_now() -> None:
+    graph = FakeGraph(1)
+    async with await connect(graph) as intune:
+        before = (await intune.look([device_id(1)]))[device_id(1)]
+        graph.devices[0]["azureADDeviceId"] = guid(0x7777)
+        after = (await intune.look([device_id(1)]))[device_id(1)]
+    assert (before.entra_device_id, after.entra_device_id) == (guid(1 + 0x10000), guid(0x7777))
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        serial("SN00001"),
+        by(ReferenceKind.NAME, "LAB-1"),
+        by(ReferenceKind.ENTRA_DEVICE_ID, guid(1 + 0x10000)),
+        by(ReferenceKind.GROUP_TAG, "lab"),
+    ],
+)
+async def test_records_of_another_tenants_devices_are_never_taken_for_what_was_asked(
+    reference: DeviceReference,
+) -> None:
+    """Whatever Graph puts into an answer, only records with the very value that was asked for are taken."""
+    graph = FakeGraph(1)
+    foreign = {
+        "managedDevices": [managed(9)],
+        "windowsAutopilotDeviceIdentities": [identity(9, groupTag="other")],
+        "devices": [entra(9)],
+    }
+
+    def rows(url: str) -> Json:
+        return {"value": foreign[url.partition("?")[0].rpartition("/")[2]]}
+
+    graph.on_item = lambda item: {"status": 200, "body": rows(item["url"])} if "?$filter" in item["url"] else None
+    graph.on_call = lambda request: (
+        None if request.url.path.endswith("/$batch") else httpx.Response(200, json=rows(str(request.url)))
+    )
+    async with await connect(graph) as intune:
+        (found,) = (await intune.find([reference])).values()
+        facts = (await intune.facts([device_id(1)]))[device_id(1)]
+    assert found.devices + found.not_enrolled == ()
+    assert facts is not None
+    assert (facts.managed.id, facts.entra, facts.autopilot) == (guid(1), None, None)
+
+
+async def test_a_look_that_is_answered_with_another_tenants_device_is_no_sighting() -> None:
+    graph = FakeGraph(2)
+    graph.on_item = lambda item: {"status": 200, "body": managed(9)} if guid(1) in item["url"] else None
+    async with await connect(graph) as intune:
+        assert list(await intune.look([device_id(1), device_id(2)])) == [device_id(2)]
+        with pytest.raises(GraphError, match="another managed device"):
+            await intune.look([device_id(1)])
+
+
 # Looking
 
 
@@ -972,13 +1213,18 @@ async def test_pages_that_go_round_in_a_circle_end() -> None:
         (httpx.Response(403, json=error("Forbidden")), GraphForbidden),
         (httpx.Response(500, json=error("UnknownError", FORBIDDEN_INNER)), GraphForbidden),
         (httpx.Response(429, headers={"Retry-After": "600"}), GraphThrottled),
-        (httpx.Response(503, html="<html>"), GraphError),
-        (httpx.Response(200, html="<html>"), GraphError),
-        (httpx.Response(200, text='{"value": [{"id"'), GraphError),
+        (httpx.Response(401, json=error("InvalidAuthenticationToken")), GraphForbidden),
+        (httpx.Response(503, headers={"Retry-After": "600"}, html="<html>"), GraphUnavailable),
+        (httpx.Response(503, html="<html>"), GraphUnavailable),
+        (httpx.Response(408), GraphUnavailable),
+        (httpx.Response(200, html="<html>"), GraphUnavailable),
+        (httpx.Response(200, text='{"value": [{"id"'), GraphUnavailable),
         (httpx.Response(200, json={}), GraphError),
         (httpx.Response(200, json={"value": "x"}), GraphError),
-        (httpx.Response(200, text="[" * 200_000), GraphError),
-        (httpx.Response(302, headers={"Location": "http://127.0.0.1:9/x"}), GraphError),
+        (httpx.Response(200, text="[" * 200_000), GraphUnavailable),
+        (httpx.Response(302, headers={"Location": "http://127.0.0.1:9/x"}), GraphRejected),
+        (httpx.Response(400, json=error("BadRequest")), GraphRejected),
+        (httpx.Response(404, json=error("ResourceNotFound")), GraphRejected),
     ],
 )
 async def test_a_read_that_fails_says_so(response: httpx.Response, kind: type[GraphError]) -> None:
@@ -989,10 +1235,37 @@ async def test_a_read_that_fails_says_so(response: httpx.Response, kind: type[Gr
             [change async for change in intune.changed_since(NOW)]
         with pytest.raises(kind):
             await intune.find([serial("SN00001")])
-    if kind is GraphForbidden:
+    if kind is GraphForbidden and "token" not in str(caught.value):
         assert "DeviceManagementManagedDevices.Read.All" in str(caught.value)
-    if isinstance(caught.value, GraphThrottled):
+    if isinstance(caught.value, GraphThrottled | GraphUnavailable) and "Retry-After" in response.headers:
         assert caught.value.retry_after == timedelta(seconds=600)
+    if "text/html" in response.headers.get("content-type", "") and response.status_code == 200:
+        assert "proxy" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("collection", "permission"),
+    [
+        ("managedDevices", "DeviceManagementManagedDevices.Read.All"),
+        ("windowsAutopilotDeviceIdentities", "DeviceManagementServiceConfig.Read.All"),
+        ("/devices?", "Device.Read.All"),
+        ("remoteActionAudits", "DeviceManagementManagedDevices.Read.All"),
+    ],
+)
+async def test_a_forbidden_read_names_the_permission_of_the_collection_that_was_read(
+    collection: str, permission: str
+) -> None:
+    graph = FakeGraph(1)
+    forbidden = {"status": 403, "body": error("Forbidden")}
+    graph.on_item = lambda item: forbidden if collection in item["url"] else None
+    async with await connect(graph) as intune:
+        read = (
+            intune.audited_resets([device_id(1)], NOW)
+            if collection == "remoteActionAudits"
+            else intune.find([serial("SN00001")])
+        )
+        with pytest.raises(GraphForbidden, match=f"the application permission {re.escape(permission)}\\."):
+            await read
 
 
 async def test_a_read_is_asked_again_with_growing_waits_and_honours_retry_after() -> None:
@@ -1017,6 +1290,42 @@ async def test_a_read_is_not_asked_again_without_end() -> None:
         with pytest.raises(GraphError):
             [change async for change in intune.changed_since(NOW)]
     assert len(graph.requests) == 8
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize(
+    ("headers", "wait"),
+    [
+        ({"Retry-After": "13"}, 13.0),
+        ({"Retry-After": "Sat, 21 Nov 2026 08:00:13 GMT"}, 13.0),
+        ({"Retry-After": "Sat, 21 Nov 2026 09:00:13 GMT", "Date": "Sat, 21 Nov 2026 09:00:00 GMT"}, 13.0),
+        ({"Retry-After": "whenever"}, 1.0),
+        ({}, 1.0),
+    ],
+)
+@pytest.mark.parametrize("one_item", [True, False])
+async def test_a_read_waits_as_long_as_graph_asks_whatever_the_form(
+    status: int, headers: dict[str, str], wait: float, one_item: bool
+) -> None:
+    graph = FakeGraph(2)
+    failing = iter([True])
+
+    def item(item: Json) -> Json | None:
+        if guid(1) in item["url"] and next(failing, False):
+            return {"status": status, "headers": headers, "body": error("Busy")}
+        return None
+
+    def call(_: httpx.Request) -> httpx.Response | None:
+        return httpx.Response(status, headers=headers) if next(failing, False) else None
+
+    if one_item:
+        graph.on_item = item
+    else:
+        graph.on_call = call
+    waits = Waits()
+    async with await connect(graph, waits) as intune:
+        assert len(await intune.look([device_id(1), device_id(2)])) == 2
+    assert waits == [wait]
 
 
 async def test_a_wait_that_is_too_long_is_left_to_the_caller() -> None:
@@ -1095,6 +1404,31 @@ async def test_logs_hold_template_status_and_request_id_but_no_values(caplog: py
         assert secret not in log
 
 
+async def test_every_call_can_be_found_again_by_microsofts_support(caplog: pytest.LogCaptureFixture) -> None:
+    graph = FakeGraph(3)
+    inner = {"error": {"code": "Odd", "message": "No", "innerError": {"request-id": "inner-id"}}}
+    graph.on_item = lambda item: {"status": 409, "body": inner} if guid(2) in item["url"] else None
+    with caplog.at_level(logging.INFO):
+        async with await connect(graph) as intune:
+            answer = (await intune.reset([order(2)]))[device_id(2)]
+            await intune.look([device_id(1), device_id(2)])
+            graph.on_call = lambda _: httpx.Response(403, headers={"request-id": "graphs-id"})
+            with pytest.raises(GraphForbidden, match="request-id: graphs-id"):
+                [change async for change in intune.changed_since(NOW)]
+            with pytest.raises(GraphForbidden, match="request-id: graphs-id"):
+                await intune.find([serial("SN00001")])
+    assert "(Graph's request-id: inner-id)" in answer.detail
+    log = [record.getMessage() for record in caplog.records]
+    for request in graph.requests:
+        (line,) = [one for one in log if f"client-request-id {request.headers['client-request-id']}, request-id" in one]
+        assert line.startswith(f"graph {request.method} /")
+    assert any(line.endswith("request-id graphs-id") for line in log)
+    batch = graph.requests[0].headers["client-request-id"]
+    assert any(f"rejected, client-request-id order-2 in {batch}" in line for line in log)
+    assert any("409, request-id inner-id, client-request-id " in line for line in log)
+    assert len({request.headers["client-request-id"] for request in graph.requests}) == len(graph.requests)
+
+
 async def test_calls_are_counted_by_kind() -> None:
     graph = FakeGraph(3)
     async with await connect(graph) as intune:
@@ -1117,6 +1451,63 @@ async def test_closing_closes_the_connections() -> None:
     async with await connect(Closing()):
         assert closed == []
     assert closed
+
+
+# URLs are built by the SDK once and filled for each device: the outcome must be the SDK's own
+
+
+def builder() -> Sdk:
+    return Sdk(
+        GraphEndpoint.parse("http://127.0.0.1:9"),
+        StaticTokenCredential("x"),
+        httpx.MockTransport(lambda _: httpx.Response(500)),
+    )
+
+
+BUILDER = builder()
+
+
+@given(st.text())
+@example("a/b?c&d='e' %41+#é~\n")
+def test_a_filled_filter_is_what_the_sdk_builds_for_the_value(value: str) -> None:
+    quoted = literal(value)
+    assert BUILDER.question(Question(Collection.MANAGED, "deviceName", value)) == BUILDER.devices(
+        f"deviceName eq {quoted}", FACTS
+    )
+    assert BUILDER.question(Question(Collection.AUTOPILOT, "serialNumber", value)) == BUILDER.identities(
+        f"contains(serialNumber,{quoted})"
+    )
+    assert BUILDER.question(Question(Collection.ENTRA, "deviceId", value)) == BUILDER.entra_devices(
+        f"deviceId eq {quoted}"
+    )
+
+
+def test_half_a_character_in_a_value_is_replaced_not_a_crash() -> None:
+    assert "%3F" in BUILDER.question(Question(Collection.MANAGED, "deviceName", "\ud800")).path
+
+
+@given(st.uuids())
+def test_a_filled_device_path_is_what_the_sdk_builds_for_the_id(value: uuid.UUID) -> None:
+    one = ManagedDeviceId(str(value))
+    item = BUILDER._client.device_management.managed_devices.by_managed_device_id(one)
+    information = item.to_get_request_information()
+    item_path = information.url.split("?")[0].removeprefix("http://127.0.0.1:9/v1.0")
+    assert BUILDER.device(one, ["id", "userId"]).path == f"{item_path}?$select=id,userId"
+    assert BUILDER.sync(one).path == f"{item_path}/syncDevice"
+    assert BUILDER.reset(one, "").path == f"{item_path}/wipe"
+
+
+@pytest.mark.parametrize("value", ["", "x", "../users", f"{guid(1)}/wipe", f"{guid(1)}?$select=id", ZEROS])
+def test_nothing_but_a_device_id_becomes_part_of_a_path(value: str) -> None:
+    one = ManagedDeviceId(value)
+    builds: list[Callable[[], object]] = [
+        lambda: BUILDER.device(one, ["id"]),
+        lambda: BUILDER.sync(one),
+        lambda: BUILDER.reset(one, ""),
+    ]
+    for build in builds:
+        with pytest.raises(ValueError, match="device"):
+            build()
 
 
 # Against the sandbox tenant, another hand's reading of the same facts

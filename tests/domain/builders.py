@@ -317,6 +317,7 @@ def given_up(minute: float = 6) -> Story:
 STORIES: dict[str, Callable[[], Story]] = {
     "received": story,
     "held": lambda: story().judged(hold=Reason(Code.HALTED)),
+    "held by Intune's day": lambda: sending().answered(AnswerKind.DAILY_LIMIT),
     "cleared": cleared,
     "sending": sending,
     "given up": given_up,

@@ -1,5 +1,6 @@
 """What the simulated tenant answers to Graph's calls, quirk by quirk. In process, with a clock of the test's own."""
 
+import base64
 import json
 import random
 from collections.abc import Mapping
@@ -270,6 +271,24 @@ def test_the_wipes_of_a_day_are_limited() -> None:
     assert c.wipe(c.device("SN003")).status == 204
 
 
+@pytest.mark.parametrize(
+    ("shape", "status", "told"), [("429", 429, False), ("429_told", 429, True), ("400_told", 400, True)]
+)
+def test_a_wipe_over_the_daily_limit_is_refused_with_or_without_saying_so(shape: str, status: int, told: bool) -> None:
+    c = client(daily_wipe_limit=0, daily_limit_answer=shape)
+    answer = c.wipe(c.device())
+    assert answer.status == status
+    assert ("daily limit" in str(error(answer)["message"])) is told
+    assert c.device().wipes_received == []
+
+
+def test_a_justification_for_multi_admin_approval_has_its_longest_length() -> None:
+    c = client(multi_admin_approval="403")
+    for length, status in ((1025, 400), (1024, 403)):
+        why = base64.b64encode(("é" * length).encode()).decode()
+        assert c.wipe(c.device(), **{"x-msft-approval-justification": why}).status == status
+
+
 def test_multi_admin_approval_intercepts_until_the_same_call_comes_back_with_its_code() -> None:
     c = client(multi_admin_approval="403")
     device = c.device()
@@ -281,7 +300,9 @@ def test_multi_admin_approval_intercepts_until_the_same_call_comes_back_with_its
     assert c.wipe(device, **why).status == 409
     assert c.wipe(device, **code).status == 403
     path = f"/beta/deviceManagement/operationApprovalRequests?$filter=requestId eq '{code['x-msft-approval-code']}'"
-    assert [found["status"] for found in c.value(path)] == ["needsApproval"]
+    assert [(found["status"], found["requestJustification"]) for found in c.value(path)] == [
+        ("needsApproval", "return")
+    ]
     assert c.tenant.approvals.decide(None, "approved") == 1
     assert c.wipe(device, {"keepEnrollmentData": False}, **code).status == 400
     assert device.wipes_received == []

@@ -5,7 +5,9 @@ import contextlib
 import json
 import os
 import sys
+import tomllib
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from datetime import UTC, datetime
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -18,11 +20,16 @@ from rich.table import Table
 from shared import wiring
 from shared.domain.ids import RequestId
 from shared.domain.lifecycle import Command
+from shared.domain.policy import Policy
 from shared.domain.request import RefusedMessage, ResetRequest, messages, parse
 from shared.domain.reset import Event
+from shared.graph.export import Export, ExportError
 from shared.messages.queues import CONTROL, MAX_BODY, REQUESTS
+from shared.pipeline import plan as planning
 from shared.pipeline import status as state_of
 from shared.pipeline.control import DeviceCommand, HaltCommand
+from shared.pipeline.plan import Plan, PlannedDevice
+from shared.pipeline.ports import GraphError
 from shared.pipeline.status import RequestStatus
 from shared.settings import STORAGE, SettingsError
 
@@ -30,6 +37,10 @@ if TYPE_CHECKING:
     from shared.state.store import Store
 
 BAD_INPUT = 2
+NOT_ALL = 3
+"""Some devices of a plan would not be reset."""
+WIDE = 130
+"""Columns from which a plan's table has room for the Intune ids."""
 MAX_FILE = 2 * 1024 * 1024
 """Bytes of a request file, as of a posted request; more than 5,000 devices ever need."""
 PATIENCE = 30.0
@@ -102,6 +113,116 @@ def request(
 def schema() -> None:
     """Print the JSON Schema of a reset request."""
     print(json.dumps(ResetRequest.model_json_schema(by_alias=True), indent=2))
+
+
+@app.command()
+def plan(
+    file: Annotated[Path, typer.Argument(help="A reset request as JSON; - reads it from the input.", allow_dash=True)],
+    offline: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Judge by Graph's three lists saved in this folder; nothing else is read."),
+    ] = None,
+    policy: Annotated[
+        Path | None, typer.Option(metavar="TOML", help="With --offline: the policy, else the defaults hold.")
+    ] = None,
+    connection: Connection = None,
+    tenant: Tenant = None,
+    table: TableName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what would become of a request, device by device. Nothing is changed and nothing sent.
+
+    Ends with 0 when every device would be reset, now or at a known time, and with 3 when some would not.
+    """
+    with _told_to_people():
+        asked = _read_request(file)
+        if asked.part is not None and asked.part.of > 1:
+            raise InputError(f"{file} is part of a request. A plan needs all devices in one file, without `part`.")
+        if offline is not None:
+            found = _plan_offline(asked, offline, _read_policy(policy))
+        elif policy is not None:
+            raise InputError("--policy goes with --offline. Without it the app's own policy holds, from its settings.")
+        else:
+            _use(connection, tenant, table)
+            found = asyncio.run(_plan_online(asked))
+        if as_json:
+            print(TypeAdapter(Plan).dump_json(found, indent=2).decode())
+        else:
+            _show_plan(found)
+        if not found.all_reset:
+            raise typer.Exit(NOT_ALL)
+
+
+def _plan_offline(asked: ResetRequest, folder: Path, policy: Policy) -> Plan:
+    now = datetime.now(UTC)
+    export = Export(folder)
+    findings = export.find(asked.references(), now)
+    return planning.plan(asked, findings, planning.Situation(), policy, now, offline=True, notes=export.left_out)
+
+
+async def _plan_online(asked: ResetRequest) -> Plan:
+    now = datetime.now(UTC)
+    met = await _patiently(_reading(lambda store: planning.situation(store, asked, messages(asked, MAX_BODY), now)))
+    if met.known is not None:
+        return planning.plan(asked, {}, met, wiring.settings().policy, now)
+    async with wiring.reading_graph() as graph:
+        findings = await graph.find(asked.references())
+    return planning.plan(asked, findings, met, wiring.settings().policy, now)
+
+
+def _show_plan(found: Plan) -> None:
+    totals = found.totals
+    _print(f"Plan of request {found.request_id}, made {_minute(found.made_at)} UTC. Nothing was changed or sent.")
+    if found.refused is not None:
+        _print(f"The request would be refused: {found.refused.sentence}\nWhat to do: {found.refused.remedy}")
+        return
+    if found.taken_at is not None:
+        _print(f"This request was taken in at {_minute(found.taken_at)} UTC; sent again, it changes nothing.")
+        _print(f"See how it stands: turnaround status {found.request_id}")
+        return
+    counts = [(totals.reset, "reset"), (totals.wait, "wait"), (totals.refused, "refused")]
+    counts += [(totals.attention, "attention")] if totals.attention else []
+    _print(", ".join(f"{count} {what}" for count, what in counts))
+    if found.halt is not None:
+        _print(f"Turnaround is halted by {_shown(found.halt.by)}: {_shown(found.halt.why)}")
+    # A table that goes to a file or a pipe is as wide as it needs to be.
+    console = _console() if _console().is_terminal else Console(width=1000)
+    rows = Table(box=None, pad_edge=False)
+    rows.add_column("device", no_wrap=True)
+    for title, width in (("verdict", 9), ("order (UTC)", 16), ("ready at earliest", 17), ("likely", 16)):
+        rows.add_column(title, no_wrap=True, min_width=width)
+    if with_ids := console.width >= WIDE:
+        rows.add_column("Intune id", no_wrap=True, min_width=36)
+    for device in found.devices:
+        times = [_minute(at) for at in (device.order_at, device.ready_earliest, device.ready_likely)]
+        times[-1] += " (late)" if device.late and device.ready_likely else ""
+        ids = [device.intune_id or ""] if with_ids else []
+        rows.add_row(_planned_name(device), device.verdict, *times, *ids)
+    console.print(rows, highlight=False, markup=False)
+    for device in found.devices:
+        if device.why is not None:
+            _print(f"{_planned_name(device)}: {_shown(device.why.sentence)}\n    What to do: {device.why.remedy}")
+    for day, count in totals.orders_by_day.items():
+        _print(f"{day}: {_count(count, 'order')}")
+    if totals.all_ready_likely is not None:
+        _print(
+            f"Last order {_minute(totals.last_order_at)}; all of these likely ready {_minute(totals.all_ready_likely)}."
+        )
+    for words in (found.estimate, *found.notes):
+        _print(words)
+
+
+def _planned_name(device: PlannedDevice) -> str:
+    return _shown(device.name or device.serial_number or device.reference)
+
+
+def _minute(at: datetime | None) -> str:
+    return f"{at:%Y-%m-%d %H:%M}" if at else ""
+
+
+def _shown(words: str) -> str:
+    """Words from outside without what a terminal would obey: control characters and marks of direction, escaped."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in words)
 
 
 # --- looking ------------------------------------------------------------------------------------------------------
@@ -247,6 +368,20 @@ def _read_request(file: Path) -> ResetRequest:
     return parsed
 
 
+def _read_policy(file: Path | None) -> Policy:
+    if file is None:
+        return Policy()
+    try:
+        return Policy.model_validate(tomllib.loads(file.read_text("utf-8-sig")))
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror or error}.") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"{file} is not TOML: {error}.") from error
+    except ValidationError as error:
+        faults = "\n".join(f"  {'.'.join(map(str, one['loc'])) or 'policy'}: {one['msg']}" for one in error.errors())
+        raise InputError(f"{file} is not a valid policy:\n{faults}") from error
+
+
 def _use(connection: str | None, tenant: str | None = None, table: str | None = None) -> None:
     """Let the options stand for the settings of the same names. Raises SettingsError."""
     given = {STORAGE: connection, "TURNAROUND_TENANT_ID": tenant, "TURNAROUND_TABLE": table}
@@ -303,8 +438,10 @@ def _told_to_people() -> Iterator[None]:
     except ValidationError as error:
         faults = (f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
         _end("; ".join(faults), BAD_INPUT)
-    except (InputError, ValueError) as error:
+    except (InputError, ExportError, ValueError) as error:
         _end(str(error), BAD_INPUT)
+    except GraphError as error:
+        _end(f"Graph did not tell what is needed, so nothing can be said: {error}", 1)
     except NothingKnownError as error:
         _end(str(error), 1)
     except TimeoutError:

@@ -3,6 +3,8 @@
 import asyncio
 import os
 import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -15,6 +17,7 @@ from shared.settings import Settings
 if TYPE_CHECKING:  # heavy: only the functions that need them load them
     from azure.core.credentials_async import AsyncTokenCredential
 
+    from shared.graph.endpoint import GraphEndpoint
     from shared.messages.queues import AzureQueues
     from shared.pipeline.parts import Parts
     from shared.pipeline.ports import Intune
@@ -92,6 +95,30 @@ def _storage_credential() -> "AsyncTokenCredential":
     return DefaultAzureCredential(exclude_managed_identity_credential=True)
 
 
+def _graph_access() -> "tuple[GraphEndpoint, AsyncTokenCredential]":
+    from shared.graph.credential import credential_for
+    from shared.graph.endpoint import GraphEndpoint
+
+    graph = settings().graph
+    endpoint = GraphEndpoint.parse(graph.cloud)
+    return endpoint, credential_for(
+        endpoint, client_id=graph.client_id, static_token=graph.static_token, environment=os.environ
+    )
+
+
+@asynccontextmanager
+async def reading_graph() -> "AsyncIterator[Intune]":
+    """Microsoft Graph for a process that only reads: what it reads is not booked, since a booking is a write.
+
+    Raises EndpointError or CredentialError where the settings allow no connection.
+    """
+    from shared.graph.gateway import GraphIntune
+
+    endpoint, credential = _graph_access()
+    async with credential, await GraphIntune.create(endpoint, credential) as graph:
+        yield graph
+
+
 _connected: "list[Intune]" = []
 
 
@@ -101,17 +128,10 @@ async def intune() -> "Intune":
     Raises EndpointError or CredentialError where the settings allow no connection.
     """
     if not _connected:
-        from shared.graph.credential import credential_for
-        from shared.graph.endpoint import GraphEndpoint
         from shared.graph.gateway import GraphIntune
         from shared.pipeline.pace import Paced
 
-        graph = settings().graph
-        endpoint = GraphEndpoint.parse(graph.cloud)
-        credential = credential_for(
-            endpoint, client_id=graph.client_id, static_token=graph.static_token, environment=os.environ
-        )
-        connected = await GraphIntune.create(endpoint, credential)
+        connected = await GraphIntune.create(*_graph_access())
         if not _connected:
             _connected.append(Paced(connected, parts()))
     return _connected[0]

@@ -8,7 +8,8 @@ Graph never says "ready". What it shows is weighed by these rules:
 2. *Silent.* A reset keeps the device from checking in. A check-in sooner than `min_reset_duration` after it took the
    order, or sooner than `sync_answer` after a forced sync that tests the silence, means that the reset has not run yet:
    the clock starts anew.
-3. *Returned.* The first check-in after the silence.
+3. *Returned.* The first check-in after the silence, confirmed by another one less than `min_reset_duration` later: a
+   device that was merely off, and takes the reset at the check-in that looks like its return, falls silent again.
 4. *Done.* Our action's result says done; and where there was a primary user before, that user is gone. Either may
    appear as early as at the order itself, so neither counts alone: one of them must have appeared late (the action was
    still open, or the user still there, well after the device had taken the order), or the silence must have been put to
@@ -66,8 +67,8 @@ def proves_order(reset: Reset, sighting: Sighting) -> bool:
 def failure(reset: Reset, sighting: Sighting) -> str | None:
     """What Graph calls the failure of our reset, or None where it shows none."""
     action = our_action(reset, sighting)
-    if action is not None:
-        return action.state.value if action.state in ACTION_FAILED else None
+    if action is not None and action.state in ACTION_FAILED:
+        return action.state.value
     if management_state_moved_to(reset, sighting, STATE_FAILED):
         return sighting.management_state
     return None
@@ -92,6 +93,22 @@ def weigh(reset: Reset, sighting: Sighting, policy: Policy) -> Proof:
     if taken_at is None:
         return proof
 
+    back = proof.returned_at
+    if last_sync is not None and back is not None and last_sync > back and not proof.awake:
+        if last_sync < back + policy.min_reset_duration:
+            proof = replace(proof, awake=True)
+        else:
+            # So long a silence after its "return": that check-in was the one that took the order.
+            taken_at = back
+            proof = Proof(
+                taken_at=taken_at,
+                returned_at=last_sync,
+                last_sync=proof.last_sync,
+                restarts=proof.restarts,
+                probed_at=proof.asked_at,
+                shown=proof.shown,
+                done=proof.done,
+            )
     if last_sync is not None and proof.returned_at is None and last_sync > taken_at:
         if last_sync < silent_until(proof, taken_at, policy):
             taken_at = last_sync
@@ -101,12 +118,16 @@ def weigh(reset: Reset, sighting: Sighting, policy: Policy) -> Proof:
 
     if proof.returned_at is None and _said(reset, sighting, action):
         proof = replace(proof, taken_shown=True)
+    state = (sighting.management_state or "").lower()
+    before = (reset.before.management_state or "").lower()
+    proof = replace(proof, shown=proof.shown or action is not None, state_back=bool(state) and state == before)
     done = proof.done or (action is not None and action.state is ActionState.DONE)
     user_gone = proof.user_gone if sighting.primary_user is None else _user_gone(reset, sighting)
     if sighting.seen_at >= taken_at + policy.reconcile_after:
         proof = replace(
             proof,
             open_late=proof.open_late or (action is not None and not done and action.state in OPEN),
+            issued_late=proof.issued_late or (state in STATE_TAKEN and proof.returned_at is None),
             user_late=proof.user_late or (had_user(reset) and sighting.primary_user == reset.before.primary_user),
         )
     return replace(proof, done=done, user_gone=user_gone)
@@ -124,25 +145,38 @@ def had_user(reset: Reset) -> bool:
 
 
 def done(reset: Reset) -> bool:
-    """Whether Graph says that the reset is done, early or late (rule 4, first half)."""
-    return reset.proof.user_gone if had_user(reset) else reset.proof.done
+    """Whether everything that Graph shows of the reset says that it is done, early or late (rule 4, first half)."""
+    proof = reset.proof
+    signs = [proof.user_gone] * had_user(reset) + [proof.done] * proof.shown + [proof.state_back] * proof.issued_late
+    return bool(signs) and all(signs)
+
+
+def late_sign(proof: Proof) -> bool:
+    """Whether something changed only after the device had the order for long: it cannot be of the order itself."""
+    action = proof.done and proof.open_late and proof.taken_shown
+    user = proof.user_gone and proof.user_late
+    return action or user or (proof.issued_late and proof.state_back)
 
 
 def tested(reset: Reset) -> bool:
-    """Whether what says "done" cannot have appeared before the reset ran (rule 4, second half)."""
+    """Whether what says "done" cannot have appeared before the reset ran (rule 4, second half).
+
+    That a forced sync was missed proves nothing by itself, since a device that is off misses it too: then action and
+    user must both say so.
+    """
     proof = reset.proof
-    appeared_late = (proof.done and proof.open_late) or (proof.user_gone and proof.user_late)
-    return (appeared_late and proof.taken_shown) or proof.probed_at is not None
+    return late_sign(proof) or (proof.probed_at is not None and proof.done and proof.user_gone)
 
 
 def late(proof: Proof) -> bool:
     """Whether something is still missing late, after the device was shown to have the order: no test is needed."""
-    return proof.taken_shown and (proof.open_late or proof.user_late)
+    return proof.taken_shown and (proof.open_late or proof.user_late or proof.issued_late)
 
 
 def complete(reset: Reset) -> bool:
     """Whether the device is proven ready."""
-    return reset.proof.returned_at is not None and done(reset) and tested(reset)
+    proof = reset.proof
+    return proof.returned_at is not None and proof.awake and done(reset) and tested(reset)
 
 
 def describe(proof: Proof) -> dict[str, str]:

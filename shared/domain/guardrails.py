@@ -58,6 +58,12 @@ def tomorrow(now: datetime) -> datetime:
     return datetime.combine(now.astimezone(UTC).date() + timedelta(days=1), time(), UTC)
 
 
+def day_is_full(now: datetime) -> Hold:
+    """What holds a device for which the day has no room left."""
+    until = tomorrow(now)
+    return Hold(Reason(Code.DAILY_LIMIT, f"It goes on at {until:%Y-%m-%d %H:%M} UTC."), until)
+
+
 def reserve(
     booked_until: datetime | None, now: datetime, calls: int, budget: Budget, policy: Policy
 ) -> tuple[datetime, datetime]:

@@ -393,10 +393,10 @@ def _reconciled(course: _Course, happening: Reconciled) -> None:
     elif (
         sighting is None
         or happening.audited is None
-        or sighting.seen_at < reset.sent_at + policy.reconcile_after
+        or sighting.seen_at < reset.sent_at + policy.audit_after
         or (sighting.exists and (sighting.actions is None or sighting.management_state is None))
     ):
-        course.set(next_step=now + policy.reconcile_after / 5)
+        course.set(next_step=now + policy.reconcile_after)
     elif not sighting.exists or reset.attempt >= MAX_ORDERS or not _silent_since(reset, sighting.last_sync):
         course.move(State.ATTENTION, Reason(Code.SEND_UNKNOWN))
     else:
@@ -555,6 +555,8 @@ def _sync_answered(course: _Course, answer: Answer) -> None:
         return
     if answer.kind is not AnswerKind.ACCEPTED:
         course.note(EventKind.SYNC_NOT_TAKEN, evidence={"answer": answer.kind.value, "detail": answer.detail})
+    elif reset.state is State.SETTLING and not reset.proof.awake:
+        course.set(proof=replace(reset.proof, asked_at=answer.server_time or course.now))
     elif reset.state is State.RESETTING and reset.proof.probing and reset.proof.probed_at is None:
         course.set(proof=replace(reset.proof, probed_at=answer.server_time or course.now))
 

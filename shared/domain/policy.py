@@ -39,7 +39,7 @@ class Policy(BaseModel):
     """How long a device may be held beyond the time that its request asked for."""
     cleared_for: Duration = timedelta(hours=1)
     """How long a device may wait for its turn."""
-    sending_for: Duration = timedelta(minutes=15)
+    sending_for: Duration = timedelta(hours=1)
     """How long the question whether a reset was sent may stay open; sending again is possible only within it."""
     triggered_for: Duration = timedelta(days=3)
     """How long the device may take to take the reset, whatever the syncs."""
@@ -55,6 +55,9 @@ class Policy(BaseModel):
     reconcile_after: Duration = timedelta(minutes=5)
     """How long Graph may take to show what it has been told: only after it does silence mean that nothing was sent."""
 
+    audit_after: Duration = timedelta(minutes=40)
+    """How long Intune's audit may take to show a reset, which is not documented: only after it does the audit's silence
+    mean that nothing was sent."""
     poll_overlap: Duration = timedelta(minutes=10)
     """How far before the watermark each poll looks again, since lists lag."""
     parts_within: Duration = timedelta(hours=1)
@@ -74,8 +77,8 @@ class Policy(BaseModel):
 
     @model_validator(mode="after")
     def _reconcile_in_time(self) -> Self:
-        if self.reconcile_after >= self.sending_for:
-            raise ValueError("reconcile_after must be shorter than sending_for")
+        if not self.reconcile_after <= self.audit_after < self.sending_for:
+            raise ValueError("audit_after must be at least reconcile_after, and shorter than sending_for")
         if self.reconcile_after >= self.min_reset_duration:
             raise ValueError("reconcile_after must be shorter than min_reset_duration")
         return self

@@ -25,6 +25,16 @@ class Proof:
     """After the device had taken the order, and Graph had had time to show it, our action was not yet done."""
     user_late: bool = False
     """At such a time the old primary user was still there."""
+    shown: bool = False
+    """Our action has appeared in the results."""
+    issued_late: bool = False
+    """At such a time the management state still said that the wipe was issued."""
+    state_back: bool = False
+    """The management state is again what it was before the order."""
+    asked_at: datetime | None = None
+    """A sync was forced at this time since its return."""
+    awake: bool = False
+    """It checked in again so soon after its return that it cannot be resetting now."""
     taken_shown: bool = False
     """Graph itself said that the device has it, while the device could still be silent."""
     probing: bool = False

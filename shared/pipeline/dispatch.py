@@ -156,6 +156,5 @@ def _justification(reset: Reset) -> str:
 
 
 async def _hold_until_tomorrow(parts: Parts, devices: Sequence[ManagedDeviceId], now: datetime) -> None:
-    until = guardrails.tomorrow(now)
-    reason = Reason(Code.DAILY_LIMIT, f"It goes on at {until:%Y-%m-%d %H:%M} UTC.")
-    await advance(parts, {device: [Judged(hold=reason, until=until)] for device in devices}, WHO)
+    full = guardrails.day_is_full(now)
+    await advance(parts, {device: [Judged(hold=full.reason, until=full.until)] for device in devices}, WHO)

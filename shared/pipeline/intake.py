@@ -5,22 +5,21 @@ the sweep goes on with it. Doing any of it again changes nothing and answers the
 """
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
-from shared.domain import eligibility, guardrails, timing
-from shared.domain.devices import DeviceFacts, DeviceReference, Finding, ReferenceKind
+from shared.domain.devices import DeviceFacts, DeviceReference
 from shared.domain.guardrails import Halt
-from shared.domain.ids import ManagedDeviceId, RequestId
-from shared.domain.lifecycle import Judged, step
+from shared.domain.ids import RequestId
 from shared.domain.notices import notice
 from shared.domain.reasons import Code, Reason
 from shared.domain.request import MAX_DEVICES, RefusedMessage, ResetRequest, parse
-from shared.domain.reset import Event, EventKind, Reset
+from shared.domain.reset import Event, EventKind
 from shared.domain.states import State
 from shared.domain.timing import WakeKind
 from shared.pipeline.advance import called, changes_of, release
+from shared.pipeline.decide import WHO, Named, clash, decide, named_devices, record_of
 from shared.pipeline.parts import BATCH, Outgoing, Parts, flush, outbox_change, to_tell
 from shared.pipeline.ports import GraphError
 from shared.state import rows
@@ -28,7 +27,6 @@ from shared.state.rows import RequestRecord, RequestState, Stored
 from shared.state.table import Change, Conflict
 
 log = logging.getLogger(__name__)
-WHO = "intake"
 RETRY = timedelta(minutes=2)
 """When a request is looked at again whose devices could not be looked up; doubled each time, up to an hour."""
 
@@ -64,22 +62,9 @@ async def _keep(parts: Parts, request: ResetRequest, body: str) -> RequestRecord
 
 async def _keep_new(parts: Parts, request: ResetRequest, body: str) -> RequestRecord:
     now = parts.clock()
-    count = request.part.of if request.part else 1
-    complete = count == 1
+    complete = request.part is None or request.part.of == 1
     due = rows.due_key(now + (RETRY if complete else parts.policy.parts_within), f"request:{request.id}")
-    record = RequestRecord(
-        id=request.id,
-        state=RequestState.ACCEPTED if complete else RequestState.RECEIVING,
-        header_digest=request.header_digest,
-        parts=count,
-        received_at=now,
-        requester=request.requester,
-        ticket=request.reason,
-        outcome_queue=request.outcome_queue,
-        not_before=request.not_before,
-        ready_by=request.ready_by,
-        due=due,
-    )
+    record = record_of(request, RequestState.ACCEPTED if complete else RequestState.RECEIVING, now, due)
     told, outgoing = _accepted(record, now) if complete else ([], [])
     await parts.store.commit(
         [
@@ -97,18 +82,9 @@ async def _keep_part(
     parts: Parts, request: ResetRequest, body: str, known: Stored[RequestRecord]
 ) -> RequestRecord | None:
     record = known.record
-    count, number = (request.part.of, request.part.number) if request.part else (1, 1)
-    if record.state is RequestState.REFUSED:
-        reused = Reason(Code.REQUEST_ID_REUSED, "The request under this id was refused.")
-        await _refuse_request(parts, request.id, request.outcome_queue, reused)
-        return None
-    if (record.header_digest, record.parts) != (request.header_digest, count):
-        code = Code.PARTS_DISAGREE if request.part and record.parts > 1 else Code.REQUEST_ID_REUSED
-        await _refuse_request(parts, request.id, request.outcome_queue, Reason(code))
-        return None
-    kept = await parts.store.part(request.id, number)
-    if kept is not None and kept.values["digest"] != request.digest:
-        await _refuse_request(parts, request.id, request.outcome_queue, Reason(Code.REQUEST_ID_REUSED))
+    kept = await parts.store.part(request.id, request.part.number if request.part else 1)
+    if reason := clash(record, request, str(kept.values["digest"]) if kept else None):
+        await _refuse_request(parts, request.id, request.outcome_queue, reason)
         return None
     if kept is None:
         await parts.store.commit([_part(request, body)])
@@ -199,14 +175,6 @@ async def resume(parts: Parts, request_id: RequestId) -> None:
 # --- its devices --------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Named:
-    """A device that the request names, or a name that leads to none."""
-
-    reference: DeviceReference
-    outcome: DeviceFacts | Reason
-
-
 async def expand(parts: Parts, request_id: RequestId) -> None:
     """Look up every device of an accepted request and decide for each. Interrupted, it goes on where it stopped."""
     known = await parts.store.request(request_id)
@@ -226,7 +194,7 @@ async def expand(parts: Parts, request_id: RequestId) -> None:
         log.warning("request %s waits, since its devices could not be looked up: %s", request_id, error)
         await _try_later(parts, known)
         return
-    devices = _devices(references, findings)
+    devices = named_devices(references, findings)
     for start in range(0, len(devices), BATCH):
         await _take(parts, request_id, devices[start : start + BATCH])
     known = await parts.store.request(request_id)
@@ -249,30 +217,7 @@ async def _settle(parts: Parts, known: Stored[RequestRecord], record: RequestRec
         log.info("request %s: another instance goes on with it", record.id)
 
 
-def _devices(references: Mapping[DeviceReference, None], findings: Mapping[DeviceReference, Finding]) -> list[_Named]:
-    """Each device once, by the first reference that names it."""
-    named: list[_Named] = []
-    seen: set[ManagedDeviceId] = set()
-    for reference in references:
-        finding = findings.get(reference, Finding())
-        for outcome in _outcomes(reference, finding):
-            if isinstance(outcome, DeviceFacts):
-                if outcome.managed.id in seen:
-                    continue
-                seen.add(outcome.managed.id)
-            named.append(_Named(reference, outcome))
-    return named
-
-
-def _outcomes(reference: DeviceReference, finding: Finding) -> Sequence[DeviceFacts | Reason]:
-    if reference.kind is not ReferenceKind.GROUP_TAG:
-        return [eligibility.resolve(finding)]
-    missing = len(finding.not_enrolled)
-    absent = [Reason(Code.NOT_ENROLLED, f"{missing} devices of this group tag.")] if missing else []
-    return [*finding.devices, *absent] or [Reason(Code.NO_DEVICES)]
-
-
-async def _take(parts: Parts, request_id: RequestId, devices: Sequence[_Named]) -> None:
+async def _take(parts: Parts, request_id: RequestId, devices: Sequence[Named]) -> None:
     """Commit what becomes of up to 20 devices, at most four rows each, in one transaction with the request's own row.
 
     That row changes with every such transaction: an instance that was left behind by another meets a conflict, and can
@@ -284,16 +229,17 @@ async def _take(parts: Parts, request_id: RequestId, devices: Sequence[_Named]) 
             return  # another instance has finished it
         request, now = known.record, parts.clock()
         halt = await parts.store.halt()
-        ids = [named.outcome.managed.id for named in devices if isinstance(named.outcome, DeviceFacts)]
+        ids = [named.device for named in devices if named.device is not None]
         flying = await parts.store.resets(ids)
         ended = await parts.store.is_closed(request.id, [_about(named) for named in devices])
         changes = [rows.replace(rows.request_key(request.id), known.etag, request, state=request.state.value)]
         outgoing: list[Outgoing] = []
         for one in devices:
-            mine = isinstance(one.outcome, DeviceFacts) and flying.get(one.outcome.managed.id)
+            mine = flying.get(one.device) if one.device is not None else None
             if _about(one) in ended or (mine and mine.record.request == request.id):
                 continue
-            decided, outs = _decide(parts, request, one, halt, mine.record.request if mine else None, now)
+            other = mine.record.request if mine else None
+            decided, outs = _carry_out(parts, request, one, halt, other, now)
             changes += decided
             outgoing += outs
         if len(changes) == 1:
@@ -308,50 +254,23 @@ async def _take(parts: Parts, request_id: RequestId, devices: Sequence[_Named]) 
         return
 
 
-def _about(named: _Named) -> str:
-    return (
-        named.outcome.managed.id
-        if isinstance(named.outcome, DeviceFacts)
-        else rows.about_reference(str(named.reference))
-    )
+def _about(named: Named) -> str:
+    return named.device or rows.about_reference(str(named.reference))
 
 
-def _decide(
-    parts: Parts, request: RequestRecord, named: _Named, halt: Halt | None, other: RequestId | None, now: datetime
+def _carry_out(
+    parts: Parts, request: RequestRecord, named: Named, halt: Halt | None, other: RequestId | None, now: datetime
 ) -> tuple[list[Change], list[Outgoing]]:
     """What becomes of one device: its rows and what goes out."""
-    if isinstance(named.outcome, Reason):
-        return _refused_reference(request, named, named.outcome, now, None)
-    facts = named.outcome
-    if other is not None:
-        reason = Reason(Code.ALREADY_IN_FLIGHT, f"It is the request {other}.")
-        return _refused_reference(request, named, reason, now, facts)
-    reset = Reset(
-        device=facts.managed.id,
-        request=request.id,
-        requester=request.requester,
-        ticket=request.ticket,
-        reference=str(named.reference),
-        outcome_queue=request.outcome_queue,
-        before=facts.managed,
-        facts_at=facts.read_at,
-        state=State.RECEIVED,
-        since=now,
-        deadline=timing.deadline(State.RECEIVED, now, parts.policy),
-        not_before=request.not_before,
-        ready_by=request.ready_by,
-    )
-    hold = guardrails.hold(halt, request.not_before, now)
-    judged = Judged(
-        refusal=eligibility.refusal(facts, parts.policy),
-        hold=hold.reason if hold else None,
-        until=hold.until if hold else None,
-    )
-    return changes_of(step(reset, judged, now, parts.policy, WHO), None, now)
+    decided = decide(request, named, halt, other, now, parts.policy)
+    if isinstance(decided, Reason):
+        facts = named.outcome if isinstance(named.outcome, DeviceFacts) else None
+        return _refused_reference(request, named, decided, now, facts)
+    return changes_of(decided, None, now)
 
 
 def _refused_reference(
-    request: RequestRecord, named: _Named, reason: Reason, now: datetime, facts: DeviceFacts | None
+    request: RequestRecord, named: Named, reason: Reason, now: datetime, facts: DeviceFacts | None
 ) -> tuple[list[Change], list[Outgoing]]:
     """Refuse what has no turnaround of its own: a name that leads nowhere, or a device that has one already."""
     event = Event(

@@ -40,7 +40,7 @@ from shared.domain.states import State
 from shared.domain.timing import deadline
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
-POLICY = Policy()
+POLICY = Policy(audit_after=timedelta(minutes=5), sending_for=timedelta(minutes=15))
 
 DEVICE = ManagedDeviceId("11111111-aaaa-4aaa-8aaa-000000000001")
 OTHER_DEVICE = ManagedDeviceId("11111111-aaaa-4aaa-8aaa-000000000002")
@@ -262,6 +262,12 @@ class Story:
     ) -> Self:
         return self.happens(minute, sighting(minute, synced, user, *actions, management_state=management_state))
 
+    def back(
+        self, seen: float, synced: float, user: UserId | None = USER, *actions: ActionResult | ActionState
+    ) -> Self:
+        """It is back, and checks in once more four minutes later."""
+        return self.seen(seen, synced, user, *actions).seen(seen + 4, synced + 4, user, *actions)
+
     def reconciled(self, minute: float, seen: Sighting | None, *, audited: bool | None) -> Self:
         return self.happens(minute, Reconciled(seen, audited))
 
@@ -306,7 +312,7 @@ def settling() -> Story:
 
 
 def ready() -> Story:
-    return resetting().seen(20, 3, USER, ACTIVE).seen(41, 40, NOBODY, DONE)
+    return resetting().seen(20, 3, USER, ACTIVE).back(41, 40, NOBODY, DONE)
 
 
 def given_up(minute: float = 6) -> Story:

@@ -98,10 +98,10 @@ def test_a_management_state_that_was_there_before_proves_nothing() -> None:
     assert not proves_order(reset, shown(management_state="wipePending"))
 
 
-def test_the_action_outranks_the_management_state() -> None:
+def test_either_the_action_or_the_management_state_says_that_it_failed() -> None:
     reset = triggered().reset
     assert failure(reset, shown(management_state="wipeCanceled")) == "wipeCanceled"
-    assert failure(reset, shown(action(ACTIVE), management_state="wipeFailed")) is None
+    assert failure(reset, shown(action(DONE), management_state="wipeFailed")) == "wipeFailed"
     assert failure(reset, shown(action(ActionState.FAILED))) == "failed"
     assert failure(reset, shown()) is None
 
@@ -159,9 +159,14 @@ def test_a_return_is_a_check_in_once_a_reset_can_be_over(synced: float, back: bo
     assert proof.restarts == (0 if back else 1)
 
 
-def test_the_first_return_is_the_one_that_is_kept() -> None:
+def test_a_return_that_is_soon_followed_by_another_check_in_is_kept() -> None:
+    proof = weigh(settling().reset, sighting(51, 50), POLICY)
+    assert (proof.returned_at, proof.last_sync, proof.awake) == (at(40), at(50), True)
+
+
+def test_a_return_that_is_followed_by_silence_was_the_taking_and_what_was_seen_late_is_forgotten() -> None:
     proof = weigh(settling().reset, sighting(61, 60), POLICY)
-    assert (proof.returned_at, proof.last_sync) == (at(40), at(60))
+    assert (proof.taken_at, proof.returned_at, proof.awake) == (at(40), at(60), False)
 
 
 # --- done ---------------------------------------------------------------------------------------------------------
@@ -176,11 +181,17 @@ def proven(user: str, proof: Proof) -> Reset:
     ("proof", "with_user", "without_user"),
     [
         (Proof(), False, False),
-        (Proof(done=True), False, True),
+        (Proof(done=True, shown=True), False, True),
         (Proof(user_gone=True), True, False),
+        (Proof(user_gone=True, shown=True), False, False),
+        (Proof(user_gone=True, done=True, shown=True), True, True),
+        (Proof(user_gone=True, issued_late=True), False, False),
+        (Proof(user_gone=True, issued_late=True, state_back=True), True, True),
     ],
 )
-def test_what_says_done_depends_on_whether_there_was_a_user(proof: Proof, with_user: bool, without_user: bool) -> None:
+def test_done_is_what_all_shown_signs_say_and_a_user_who_was_there_is_one(
+    proof: Proof, with_user: bool, without_user: bool
+) -> None:
     assert (done(proven("one", proof)), done(proven("none", proof))) == (with_user, without_user)
 
 
@@ -199,7 +210,11 @@ def test_a_primary_user_is_there_only_where_graph_said_so() -> None:
         (Proof(open_late=True, user_late=True), False),
         (Proof(done=True, user_late=True), False),
         (Proof(user_gone=True, open_late=True), False),
-        (Proof(probed_at=at(9)), True),
+        (Proof(probed_at=at(9)), False),
+        (Proof(probed_at=at(9), done=True), False),
+        (Proof(probed_at=at(9), done=True, user_gone=True), True),
+        (Proof(issued_late=True), False),
+        (Proof(issued_late=True, state_back=True), True),
     ],
 )
 def test_what_appeared_early_is_untested_until_the_silence_was(proof: Proof, late: bool) -> None:
@@ -221,8 +236,9 @@ def test_two_thirds_of_a_proof_are_none(proof: Proof) -> None:
 
 
 def test_returned_done_and_tested_is_proof() -> None:
-    assert complete(proven("one", Proof(returned_at=at(40), user_gone=True, probed_at=at(9))))
-    assert complete(proven("none", Proof(returned_at=at(40), done=True, probed_at=at(9))))
+    awake = Proof(returned_at=at(40), awake=True)
+    assert complete(proven("one", replace(awake, user_gone=True, done=True, shown=True, probed_at=at(9))))
+    assert complete(proven("none", replace(awake, issued_late=True, state_back=True)))
 
 
 def test_the_next_user_is_not_the_old_one() -> None:

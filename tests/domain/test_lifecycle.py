@@ -375,7 +375,7 @@ def test_an_order_that_provably_was_not_carried_out_is_sent_again() -> None:
 
 def test_nothing_is_concluded_before_graph_had_time_to_show_the_order() -> None:
     told = sending().reconciled(4, sighting(4, -120), audited=False)
-    assert (told.state, told.reset.next_step) == (State.SENDING, at(5))
+    assert (told.state, told.reset.next_step) == (State.SENDING, at(9))
 
 
 @pytest.mark.parametrize(("seen", "audited"), [(None, False), (sighting(6, -120), None)], ids=["no look", "no audit"])
@@ -518,7 +518,7 @@ def test_cancelling_after_a_lost_answer_does_not_claim_that_nothing_was_sent() -
 
 def test_late_proof_of_a_doubtful_order_takes_the_device_on_to_ready() -> None:
     told = given_up().judged(7, refusal=Reason(Code.OTHER_ACTION_PENDING))
-    told.seen(20, 19, USER, ACTIVE).seen(30, 19, USER, ACTIVE).seen(60, 59, NOBODY, DONE)
+    told.seen(20, 19, USER, ACTIVE).seen(30, 19, USER, ACTIVE).back(60, 59, NOBODY, DONE)
     assert told.state is State.READY
     assert told.path[-5:] == [State.ATTENTION, State.TRIGGERED, State.RESETTING, State.SETTLING, State.READY]
 
@@ -560,10 +560,21 @@ def test_a_silence_that_is_broken_while_a_person_is_called_is_kept_in_history_an
     assert told.reset.next_step is None
 
 
-def test_a_device_without_a_user_that_stays_silent_when_told_to_sync_is_ready_on_return() -> None:
+def test_a_device_without_a_user_whose_action_is_done_early_is_not_proven_by_a_missed_sync() -> None:
+    """A device that is off misses it too."""
     told = triggered(user=NOBODY).seen(3.5, 3, NOBODY, DONE).woken(8.5)
     assert told.effects == {Effect.SYNC}
-    assert told.sync_answered(8.6).seen(41, 40, NOBODY, DONE).state is State.READY
+    assert told.sync_answered(8.6).back(41, 40, NOBODY, DONE).state is State.SETTLING
+
+
+def test_a_device_that_takes_the_reset_at_what_looked_like_its_return_is_not_ready_then() -> None:
+    told = triggered().seen(3.5, 3, NOBODY, PENDING).woken(8.5).sync_answered(8.6)
+    told.seen(51, 50, NOBODY, DONE)
+    assert told.state is State.SETTLING
+    told.woken(56).sync_answered(56)
+    told.seen(86, 85, NOBODY, DONE)
+    assert (told.state, told.reset.proof.taken_at) == (State.SETTLING, at(50)), "so long a silence was the reset"
+    assert told.seen(90, 89, NOBODY, DONE).state is State.READY
 
 
 def test_silence_that_nobody_tested_proves_nothing() -> None:
@@ -655,29 +666,29 @@ def test_a_user_removed_at_the_order_proves_nothing_without_a_test() -> None:
 def test_a_user_removed_at_the_order_counts_once_the_silence_was_tested() -> None:
     told = triggered().seen(0.5, -120, NOBODY, PENDING).seen(3.5, 3, NOBODY, DONE).woken(8.5)
     assert told.effects == {Effect.SYNC}
-    assert told.sync_answered(8.6).seen(41, 40, NOBODY, DONE).state is State.READY
+    assert told.sync_answered(8.6).back(41, 40, NOBODY, DONE).state is State.READY
 
 
 def test_a_user_removed_at_pick_up_counts_once_the_silence_was_tested() -> None:
     told = triggered().seen(3.5, 3, NOBODY, DONE).woken(8.5)
     assert told.effects == {Effect.SYNC}
-    assert told.sync_answered(8.6).seen(41, 40, NOBODY, DONE).state is State.READY
+    assert told.sync_answered(8.6).back(41, 40, NOBODY, DONE).state is State.READY
 
 
 def test_an_action_still_active_late_and_done_on_return_is_proof_without_a_test() -> None:
     told = triggered().seen(3.5, 3, NOBODY, ACTIVE).seen(9, 3, NOBODY, ACTIVE)
-    assert told.seen(41, 40, NOBODY, DONE).state is State.READY
+    assert told.back(41, 40, NOBODY, DONE).state is State.READY
 
 
 def test_a_user_removed_at_the_end_is_proof() -> None:
     told = resetting().seen(20, 3, USER, ACTIVE)
-    assert told.seen(41, 40, NOBODY, DONE).state is State.READY
+    assert told.back(41, 40, NOBODY, DONE).state is State.READY
 
 
 def test_a_user_removed_some_time_after_the_return_is_proof_when_it_shows() -> None:
     told = resetting().seen(20, 3, USER, ACTIVE).seen(41, 40, USER, DONE)
     assert told.state is State.SETTLING
-    assert told.seen(50, 40, NOBODY, DONE).state is State.READY
+    assert told.back(50, 44, NOBODY, DONE).state is State.READY
 
 
 def test_a_user_who_is_shown_again_is_not_gone() -> None:
@@ -687,7 +698,7 @@ def test_a_user_who_is_shown_again_is_not_gone() -> None:
 
 def test_a_tenant_whose_action_results_stay_empty_still_gets_its_devices_proven() -> None:
     told = triggered().seen(3.5, 3, USER).woken(8.5)
-    told.sync_answered(8.6).seen(20, 3, USER).seen(41, 40, NOBODY)
+    told.sync_answered(8.6).seen(20, 3, USER).back(41, 40, NOBODY)
     assert told.state is State.READY
 
 
@@ -812,11 +823,11 @@ def test_a_device_that_is_late_in_coming_back_is_helped_by_syncs_then_awaited_to
 
 def test_a_silence_tested_late_lasts_until_an_answer_to_the_test_would_have_come() -> None:
     """The sweep was down in the middle of the silence; a check-in soon after the test may be its answer."""
-    tested = triggered(user=NOBODY).seen(3.5, 3, NOBODY, DONE).woken(17).sync_answered(17)
-    answered = triggered(user=NOBODY).seen(3.5, 3, NOBODY, DONE).woken(17).sync_answered(17)
+    tested = triggered().seen(3.5, 3, NOBODY, DONE).woken(17).sync_answered(17)
+    answered = triggered().seen(3.5, 3, NOBODY, DONE).woken(17).sync_answered(17)
     answered.seen(20, 19, NOBODY, DONE)
     assert (answered.state, answered.reset.proof.restarts) == (State.RESETTING, 1)
-    assert tested.seen(33, 32, NOBODY, DONE).state is State.READY
+    assert tested.back(33, 32, NOBODY, DONE).state is State.READY
 
 
 def test_a_device_that_is_back_without_proof_is_told_to_sync_then_a_person_is_called() -> None:
@@ -841,14 +852,14 @@ def test_a_device_that_a_person_was_called_for_is_ready_when_late_proof_comes() 
     start = 3 * DAY
     told.seen(start + 10, start + 9, USER, ACTIVE)
     assert (told.state, told.told[-1].to_state) == (State.RESETTING, State.RESETTING)
-    told.seen(start + 20, start + 9, USER, ACTIVE).seen(start + 50, start + 49, NOBODY, DONE)
+    told.seen(start + 20, start + 9, USER, ACTIVE).back(start + 50, start + 49, NOBODY, DONE)
     assert told.state is State.READY
 
 
 def test_a_device_thought_lost_in_its_reset_is_ready_when_it_comes_back_proven() -> None:
     told = resetting().seen(20, 3, USER, ACTIVE).woken(200)
     assert told.code is Code.RESET_TOO_LONG
-    assert told.seen(300, 299, NOBODY, DONE).state is State.READY
+    assert told.back(300, 299, NOBODY, DONE).state is State.READY
 
 
 def test_a_device_thought_lost_in_its_reset_settles_when_it_comes_back_unproven() -> None:
@@ -857,11 +868,11 @@ def test_a_device_thought_lost_in_its_reset_settles_when_it_comes_back_unproven(
 
 
 def test_proof_that_comes_after_settling_was_given_up_makes_it_ready() -> None:
-    told = resetting().seen(20, 3, USER, ACTIVE).seen(41, 40, USER, DONE)
+    told = resetting().seen(20, 3, USER, ACTIVE).back(41, 40, USER, DONE)
     told.happens_at(told.reset.deadline, Woken())
     assert told.code is Code.NOT_PROVEN
-    minute = DAY
-    assert told.seen(minute, minute - 1, NOBODY, DONE).path[-3:] == [State.ATTENTION, State.SETTLING, State.READY]
+    told.seen(DAY, DAY - 1, NOBODY, DONE)
+    assert told.path[-3:] == [State.ATTENTION, State.SETTLING, State.READY]
 
 
 def test_a_device_that_nobody_looked_after_ends_failed() -> None:

@@ -38,8 +38,10 @@ def test_a_bad_value_is_refused_by_name(field: str, value: object) -> None:
 
 
 def test_a_doubt_must_be_settled_within_the_time_that_it_may_last() -> None:
-    with pytest.raises(ValidationError, match="reconcile_after must be shorter than sending_for"):
-        Policy.model_validate({"reconcile_after": "PT15M", "sending_for": "PT15M"})
+    with pytest.raises(ValidationError, match="audit_after must be at least reconcile_after, and shorter than"):
+        Policy.model_validate({"audit_after": "PT1H", "sending_for": "PT1H"})
+    with pytest.raises(ValidationError, match="audit_after"):
+        Policy.model_validate({"audit_after": "PT4M", "reconcile_after": "PT5M"})
 
 
 def test_a_pace_below_one_batch_is_refused_since_a_batch_would_break_it() -> None:

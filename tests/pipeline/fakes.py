@@ -492,7 +492,7 @@ def rig(*devices: Device) -> Rig:
         store=Store(faulty),
         queues=queues,
         intune=connect,
-        policy=Policy(),
+        policy=Policy(audit_after=timedelta(minutes=5), sending_for=timedelta(minutes=15)),
         clock=clock,
         new_id=lambda: f"33333333-3333-4333-8333-{next(ids):012}",
         sleep=clock.sleep,

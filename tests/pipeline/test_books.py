@@ -141,6 +141,9 @@ async def finish(world: Rig, number: int) -> None:
     world.clock.forward(minutes=34)
     world.intune.come_back(device_id(number))
     await poll(world.parts)
+    world.clock.forward(minutes=4)
+    world.intune.check_in(device_id(number))
+    await poll(world.parts)
     await world.deliver()
     assert await world.store.reset(device_id(number)) is None
 

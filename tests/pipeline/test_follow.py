@@ -37,6 +37,9 @@ async def ready_from_triggered(world: Rig, number: int) -> None:
     world.clock.forward(minutes=34)
     world.intune.come_back(device_id(number))
     await poll(world.parts)
+    world.clock.forward(minutes=4)
+    world.intune.check_in(device_id(number))
+    await poll(world.parts)
 
 
 # --- sync

@@ -60,6 +60,8 @@ async def test_a_reset_that_runs_for_too_long_is_called_for_and_late_proof_still
     assert await attention(world) == [Code.RESET_TOO_LONG]
     world.intune.come_back(device_id(1))
     await world.tick(minutes=1)
+    world.intune.check_in(device_id(1))
+    await world.tick(minutes=1)
     assert await world.state(1) is State.READY
     assert world.told_types()["device.ready"] == 1
 
@@ -98,7 +100,7 @@ async def test_somebody_is_called_only_after_a_last_look() -> None:
     world.clock.now = reset.deadline
     await sweep(world.parts)
     await world.deliver()
-    assert await world.state(1) is State.READY
+    assert await world.state(1) is State.SETTLING
     assert await attention(world) == []
 
 

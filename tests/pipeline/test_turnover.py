@@ -23,6 +23,8 @@ async def run(world: Rig, *numbers: int, minutes: int = 120) -> None:
                 world.intune.take(tenant.id)
             elif 38 <= since < 39:
                 world.intune.come_back(tenant.id)
+            elif 42 <= since < 43:
+                world.intune.check_in(tenant.id)
         await world.tick(minutes=1)
 
 

@@ -208,12 +208,17 @@ def scenario(row: Row, groups: Mapping[str, Json], limit: str) -> Scenario:
 
 
 def provable(row: Row) -> bool:
-    """Whether anything that this tenant shows can tell a device that was reset from one that was merely silent.
+    """Whether anything that this tenant shows can tell a device that was reset from one that was merely off.
 
-    Not so where action results stay empty and there was no primary user who could go: all that is left is check-ins and
-    `managementState`, of which no source says that it ever means a completed reset.
+    Not so where all that it shows may be of the order itself, or of its taking: no primary user who could go and an
+    action that is done at the pick-up or never shown; or no action, and a user who goes at the order or the pick-up;
+    unless `managementState` moves, and goes back late.
     """
-    return (row["results"], row["user"]) != ("always empty", "none")
+    if row["state"] == "moves":
+        return True
+    if row["user"] == "none":
+        return row["results"] == "done at end"
+    return row["results"] != "always empty" or row["user"] not in ("trigger", "pickup")
 
 
 def expected(row: Row, kind: str) -> End:
@@ -262,7 +267,7 @@ def turnover(row: Row, seed: int, groups: Mapping[str, Json]) -> Turnover:
 
     async def play() -> Turnover:
         speed = Speed(graph=(1, 15)) if row["speed"] == "slow" else Speed()
-        async with World.open(scenario(row, groups, "PT4H45M"), seed, speed=speed) as world:
+        async with World.open(scenario(row, groups, "PT6H"), seed, speed=speed) as world:
             await world.play()
             settled = await world.observe()
             await world.command("cancel", "R1")
@@ -308,8 +313,8 @@ def ended_otherwise(row: Row, seen: Observed) -> list[str]:
         wanted = expected(row, name.split("-")[0])
         if end == ("attention", "send_unknown") and device.intune_id in doubtful:
             continue
-        if end == ("attention", "not_proven") and name in unseen:
-            continue
+        if end == ("attention", "not_proven") and (name in unseen or name.startswith("away")):
+            continue  # one that was off in the middle of it all may be off again before its return is confirmed
         if end != wanted:
             faults.append(f"{name} must end {wanted}, and is {end}")
     return faults
@@ -362,31 +367,11 @@ def test_a_device_that_comes_back_after_a_person_was_called_still_becomes_ready(
 PLAIN = {"clock": "PT0S", "stale": "PT1M", "throttled": "never", "speed": "quick", "faults": "none"}
 """Nothing but what proof is made of differs between these tenants."""
 
-KNOWN = {
-    "midway": "done was shown before the reset ran, no user could go, and managementState wipeFailed is not looked at",
-    "dozing": "the check-in at which the device takes its reset counts as the return from it",
-    "stubborn": "the user went with the order, and a sync that a sleeping device misses counts as silence tested",
-}
-"""Defects that are not mended yet: why such a device is called ready although it is not."""
-
-
-def deceived(row: Row, kind: str) -> bool:
-    """Whether a defect that is known shows in this tenant."""
-    nobody_early = (row["results"], row["user"]) == ("done at pickup", "none")
-    match kind:
-        case "midway":
-            return nobody_early
-        case "dozing":
-            return nobody_early or row["user"] in ("trigger", "pickup")
-        case _:
-            return row["user"] == "trigger"
-
 
 def deceptions() -> Iterator[ParameterSet]:
     for number, row in enumerate(TENANTS):
         for kind in DECEIVING if row["state"] != "stuck" else ():  # to these devices the same as "never"
-            marks = [pytest.mark.xfail(reason=KNOWN[kind], strict=True)] if deceived(row, kind) else []
-            yield pytest.param(number, kind, id=f"{kind}-{named(row)}", marks=marks)
+            yield pytest.param(number, kind, id=f"{kind}-{named(row)}")
 
 
 @functools.cache
@@ -411,13 +396,8 @@ def test_a_device_whose_silence_was_no_reset_is_not_called_ready(number: int, ki
 
 # --- lost answers -------------------------------------------------------------------------------------------------
 
-LATER = pytest.mark.xfail(
-    reason="silence counts as proof that nothing was sent after reconcile_after, which the audit's lag may exceed",
-    strict=True,
-)
 
-
-@pytest.mark.parametrize("lag", ["PT1M", "PT4M", pytest.param("PT6M", marks=LATER), pytest.param("PT30M", marks=LATER)])
+@pytest.mark.parametrize("lag", ["PT1M", "PT4M", "PT6M", "PT30M"])
 def test_a_reset_whose_answer_was_lost_is_not_sent_again(lag: str) -> None:
     """Nothing but the audit shows it in this tenant, and no source says how soon the audit does."""
     silent = {"results": "always empty", "state": "never", "user": "end"}

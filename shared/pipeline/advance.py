@@ -34,7 +34,7 @@ async def advance(
 
     A conflict re-reads and re-decides; nothing is overwritten. Devices not in flight are left out of the answer.
     `together` is committed in the same transaction as all of them; then a conflict is not tried again here.
-    Raises ContendedError when others keep changing a device, Conflict for `together`.
+    Raises ContendedError when others keep changing a device, and at the first conflict where there is `together`.
     """
     decided: dict[ManagedDeviceId, Decision] = {}
     waiting = list(happenings)

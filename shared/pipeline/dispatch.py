@@ -13,7 +13,7 @@ from shared.domain.orders import AnswerKind, Order
 from shared.domain.reasons import Code, Reason
 from shared.domain.reset import Reset
 from shared.domain.states import State
-from shared.pipeline.advance import ContendedError, advance, release
+from shared.pipeline.advance import TRIES, ContendedError, advance, release
 from shared.pipeline.pace import await_turn
 from shared.pipeline.parts import BATCH, Parts
 from shared.pipeline.ports import GraphError
@@ -24,7 +24,6 @@ from shared.state.table import Change
 
 log = logging.getLogger(__name__)
 WHO = "dispatch"
-TRIES = 6
 
 
 async def dispatch(parts: Parts, body: str) -> None:

@@ -16,6 +16,7 @@ from shared.domain.orders import Answer, AnswerKind, Order
 from shared.pipeline.parts import Parts
 from shared.pipeline.ports import GraphThrottled, GraphUnavailable, Intune
 from shared.state import rows
+from shared.state.rows import Stored
 from shared.state.store import Pace
 from shared.state.table import Conflict
 
@@ -33,15 +34,22 @@ async def await_turn(parts: Parts, calls: int, budget: Budget = Budget.WRITES) -
         booked = await parts.store.pace(budget)
         now = parts.clock()
         start, end = reserve(booked.record.booked_until if booked else None, now, calls, budget, parts.policy)
-        key, pace = rows.pace_key(budget), Pace(end)
-        change = rows.insert(key, pace) if booked is None else rows.replace(key, booked.etag, pace)
-        try:
-            await parts.store.commit([change])
-        except Conflict:
+        if not await _booked(parts, budget, booked, end):
             continue
         if start > now:
             await parts.sleep((start - now).total_seconds())
         return
+
+
+async def _booked(parts: Parts, budget: Budget, before: Stored[Pace] | None, until: datetime) -> bool:
+    """Write down until when calls are booked; False where somebody else booked in between."""
+    key, pace = rows.pace_key(budget), Pace(until)
+    change = rows.insert(key, pace) if before is None else rows.replace(key, before.etag, pace)
+    try:
+        await parts.store.commit([change])
+    except Conflict:
+        return False
+    return True
 
 
 async def slow_down(parts: Parts, wait: timedelta, budget: Budget) -> None:
@@ -51,13 +59,8 @@ async def slow_down(parts: Parts, wait: timedelta, budget: Budget) -> None:
         until = pause(parts.clock(), wait, budget, parts.policy)
         if booked is not None and booked.record.booked_until >= until:
             return
-        key, pace = rows.pace_key(budget), Pace(until)
-        change = rows.insert(key, pace) if booked is None else rows.replace(key, booked.etag, pace)
-        try:
-            await parts.store.commit([change])
-        except Conflict:
-            continue
-        return
+        if await _booked(parts, budget, booked, until):
+            return
 
 
 @dataclass(frozen=True, slots=True)

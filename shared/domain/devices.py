@@ -28,6 +28,17 @@ class ManagedDevice:
     primary_user: UserId | None
     """Empty: Graph says that there is none. None: Graph did not say."""
     model: str | None = None
+    manufacturer: str | None = None
+    join_type: str | None = None
+    """How Intune says that it is joined (Graph beta `joinType`): `azureADJoined`, `hybridAzureADJoined`, ..."""
+    os_version: str | None = None
+    """Such as `10.0.22631.4460`; Windows 10 and 11 both begin with `10.0`."""
+    sku_family: str | None = None
+    """The edition's family (Graph beta `skuFamily`)."""
+    management_agent: str | None = None
+    """Who manages it: `mdm`, or with Configuration Manager `configurationManagerClientMdm` (co-managed), ..."""
+    pending_actions: tuple[str, ...] | None = None
+    """Names of remote actions that are pending or active. None: Graph did not show them, as in most lists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +73,9 @@ class DeviceFacts:
     autopilot: AutopilotIdentity | None
     read_at: datetime
     """When the oldest of the three was asked for."""
+    groups: frozenset[str] | None = None
+    """Of the Entra groups that the policy names, those (their ids) that hold the device or its primary user, directly
+    or through other groups. None: they were not asked for, or could not be read."""
 
 
 class ReferenceKind(StrEnum):

@@ -52,3 +52,22 @@ class Order:
     id: OrderId
     justification: str = ""
     """Why, for the administrator whom Multi Admin Approval asks; where that is off, nobody reads it."""
+    approval_code: str = ""
+    """The code under which a second administrator agreed to this very order, where one had to."""
+
+
+class AdminDecision(StrEnum):
+    """What became of a request for Multi Admin Approval (Graph beta `operationApprovalRequestStatus`)."""
+
+    WAITING = "waiting"
+    """Nobody has decided yet (`needsApproval`)."""
+    APPROVED = "approved"
+    """The order may be sent again, with its code."""
+    REJECTED = "rejected"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+    """Nobody decided within Intune's 3 days."""
+    COMPLETED = "completed"
+    """An order with this code was carried out."""
+    UNKNOWN = "unknown"
+    """Graph shows no such request, or a status that is not known."""

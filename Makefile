@@ -4,7 +4,7 @@ PYTHON ?= python3
 help:
 	@$(PYTHON) dev.py
 
-setup demo test lint bench lock:
+setup demo test fuzz lint bench lock:
 	@$(PYTHON) dev.py $@ $(ARGS)
 
-.PHONY: help setup demo test lint bench lock
+.PHONY: help setup demo test fuzz lint bench lock

@@ -95,6 +95,12 @@ def test() -> None:
     run(python(), "-m", "pytest", "-n", "2", "--dist", "worksteal", *sys.argv[2:])
 
 
+def fuzz() -> None:
+    """Put hostile values into everything for so many seconds (60 without a number), far longer than the tests do."""
+    setup()
+    run(python(), "-m", "tests.fuzz", *sys.argv[2:])
+
+
 def demo() -> None:
     """Run the main job in a sandbox on this machine and show it."""
     setup()
@@ -107,7 +113,7 @@ def bench() -> None:
     run(python(), "-m", "bench", *sys.argv[2:])
 
 
-TASKS: dict[str, Callable[[], None]] = {task.__name__: task for task in (setup, demo, test, lint, bench, lock)}
+TASKS: dict[str, Callable[[], None]] = {task.__name__: task for task in (setup, demo, test, fuzz, lint, bench, lock)}
 
 
 def main() -> None:

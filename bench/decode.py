@@ -59,7 +59,7 @@ def run() -> Table:
 def _page(options: dict[str, str]) -> bytes:
     with tenant(DEVICES) as url:
         headers = {"Authorization": f"Bearer {TOKEN}"}
-        answer = httpx.get(f"{url}/v1.0/deviceManagement/managedDevices", params=options, headers=headers, timeout=60)
+        answer = httpx.get(f"{url}/beta/deviceManagement/managedDevices", params=options, headers=headers, timeout=60)
         return answer.raise_for_status().content
 
 

@@ -1,6 +1,6 @@
 // Everything Turnaround needs in Azure. Two apps, because the identity that may reset devices must not be reachable
-// from the internet (safety rule S10): the front takes HTTP, can only put messages on two queues and read the table;
-// the engine takes no HTTP and alone may speak to Intune.
+// from the internet (safety rule S10): the front takes HTTP, can only put requests on one queue and read the table; the
+// engine takes no HTTP and alone may speak to Intune. Commands (approve, resume, ...) come on a queue out of its reach.
 targetScope = 'subscription'
 
 @description('Name of the azd environment; it makes the names of all resources.')
@@ -26,6 +26,9 @@ param deployFrom string = ''
 
 @description('Where lab-turnover windows are read from, relative to the app.')
 param windowsFile string = 'windows.toml'
+
+@description('Where the policy is read from, relative to the app.')
+param policyFile string = 'policy.toml'
 
 @description('NCRONTAB schedules of the timers: second minute hour day month day-of-week, in UTC.')
 param scheduleWindows string = '0 * * * * *'
@@ -135,7 +138,7 @@ module frontAccess 'app/front-access.bicep' = {
     principalId: frontIdentity.outputs.principalId
     hostStorageName: frontStorage.outputs.name
     stateStorageName: engineStorage.outputs.name
-    sendQueueNames: [requestsQueue, controlQueue]
+    sendQueueNames: [requestsQueue]
     stateTableName: stateTable
     applicationInsightsName: monitoring.outputs.applicationInsightsName
   }
@@ -209,6 +212,7 @@ module engine 'app/function-app.bicep' = {
       TURNAROUND_STORAGE__tableServiceUri: engineStorage.outputs.tableEndpoint
       TURNAROUND_GRAPH__CLOUD: graphCloud
       TURNAROUND_GRAPH__CLIENT_ID: engineIdentity.outputs.clientId
+      TURNAROUND_POLICY_FILE: policyFile
       TURNAROUND_WINDOWS_FILE: windowsFile
       TURNAROUND_SCHEDULE_WINDOWS: scheduleWindows
       TURNAROUND_SCHEDULE_SYNC: scheduleSync

@@ -101,7 +101,11 @@ class MemoryTable:
 
     def keys(self, prefix: str = "") -> list[str]:
         """The keys that begin so, in order: a test's view past the protocol."""
-        return [key for key in self._keys if key.startswith(prefix)]
+        return self._keys[bisect_left(self._keys, prefix) : bisect_left(self._keys, prefix + "\uffff")]
+
+    def row(self, key: str) -> Row | None:
+        """The row with this key: a test's view past the protocol."""
+        return self._rows.get(key)
 
     def contents(self, prefix: str = "") -> dict[str, Mapping[str, Scalar]]:
         """The columns of the rows whose keys begin so: a test's view past the protocol."""

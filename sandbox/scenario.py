@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
@@ -21,12 +21,14 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from sandbox.tenant.devices import Behaviour, Day, Device, Fleet, Json, Records
 from sandbox.tenant.graph import DEFAULT_ROLES
+from sandbox.tenant.groups import Groups, MemberError
 from sandbox.tenant.pace import paced
-from sandbox.tenant.quirks import Duration, Quirks, iso
-from sandbox.tenant.records import Blueprint, Join, intune_record, make_records
+from sandbox.tenant.quirks import DeviceQuirks, Duration, Quirks, iso
+from sandbox.tenant.records import PLAIN, Blueprint, Join, Shown, intune_record, make_records
 
 type PolicyValue = str | int | float | bool | list[str]
 
+_GUID = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
 _BEHAVIOUR = frozenset(Behaviour.model_fields)
 _DURATION: TypeAdapter[timedelta] = TypeAdapter(Duration)
 
@@ -83,12 +85,21 @@ class About(_Table):
 class TenantTable(_Table):
     """[tenant]"""
 
-    id: Annotated[str, Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")] = (
-        "11111111-2222-3333-4444-555555555555"
-    )
+    id: Annotated[str, Field(pattern=_GUID)] = "11111111-2222-3333-4444-555555555555"
     roles: tuple[str, ...] = DEFAULT_ROLES
     """The Graph app roles granted to the app."""
+    deleted_users: tuple[str, ...] = ()
+    """Users whom Intune still names, and Entra knows no longer."""
     quirks: Quirks = Quirks()
+
+
+class PendingAction(_Table):
+    """A remote action that was never settled."""
+
+    name: str
+    state: Literal["pending", "active"] = "pending"
+    age: Duration = timedelta(hours=1)
+    """How long before the start it was ordered."""
 
 
 class DeviceGroup(Behaviour):
@@ -101,7 +112,15 @@ class DeviceGroup(Behaviour):
     serial: str = "SN-{n:04}"
     group_tag: str = ""
     model: str = "Contoso Book 14"
+    manufacturer: str = PLAIN.manufacturer
+    os: str = PLAIN.os
+    os_version: str = PLAIN.os_version
+    sku_family: str = PLAIN.sku_family
+    management_agent: str = PLAIN.management_agent
     join: Join = "entra"
+    join_type: str | None = None
+    """What Intune's joinType says; left out, how the device is joined."""
+    pending_actions: tuple[PendingAction, ...] = ()
     enrolled: bool = True
     autopilot: bool = True
     primary_user: str = "student{n}@contoso.example"
@@ -112,6 +131,8 @@ class DeviceGroup(Behaviour):
     autopilot_identity: Json | None = None
     records: str | None = None
     """A folder with managedDevices.json, devices.json and windowsAutopilotDeviceIdentities.json."""
+    quirks: DeviceQuirks = DeviceQuirks()
+    """How Graph shows these devices, where that differs from the tenant's quirks."""
     expect: DeviceEnd = DeviceEnd.UNTOUCHED
     expect_reason: str | None = None
 
@@ -136,6 +157,22 @@ class DeviceGroup(Behaviour):
     def behaviour(self, speed: float) -> Behaviour:
         """The behaviour in real time."""
         return paced(Behaviour.model_validate(self.model_dump(include=set(_BEHAVIOUR))), speed)
+
+    def own_quirks(self, speed: float) -> dict[str, object]:
+        """The quirks that are given, by name, in real time."""
+        return {name: value for name, value in paced(self.quirks, speed) if name in self.quirks.model_fields_set}
+
+
+class GroupTable(_Table):
+    """[[groups]]: an Entra group."""
+
+    name: str
+    id: Annotated[str, Field(pattern=_GUID)] | None = None
+    """Its object id; left out, made of the names of scenario and group."""
+    members: tuple[str, ...] = ()
+    """Each `device:SERIAL` (with * and ?), `user:NAME` or `group:NAME`."""
+    hidden: bool = False
+    """Whether its membership is hidden."""
 
 
 class RequestTable(_Table):
@@ -210,6 +247,7 @@ class Scenario(_Table):
     policy: dict[str, PolicyValue] = {}
     app: dict[str, PolicyValue] = {}
     devices: tuple[DeviceGroup, ...] = ()
+    groups: tuple[GroupTable, ...] = ()
     requests: tuple[RequestTable, ...] = ()
     references: tuple[ReferenceTable, ...] = ()
     windows: tuple[WindowTable, ...] = ()
@@ -285,7 +323,23 @@ class Scenario(_Table):
 
     def fleet(self, seed: int, start: datetime) -> Fleet:
         """The devices as they are at `start`, in real time. Raises ScenarioError for raw records that do not read."""
-        return Fleet([device for _, device in self._devices(random.Random(seed), start)], self.quirks())
+        devices = list[Device]()
+        for group, device in self._devices(random.Random(seed), start):
+            device.quirks = group.own_quirks(self.speed)
+            devices.append(device)
+        return Fleet(devices, self.quirks())
+
+    def directory(self, fleet: Fleet) -> Groups:
+        """The Entra groups of the tenant with this fleet. Raises ScenarioError for a member that there is not."""
+        groups = Groups.of(fleet, self.tenant.deleted_users)
+        for table in self.groups:
+            groups.add(self.scenario.name, table.name, table.id, hidden=table.hidden)
+        for number, table in enumerate(self.groups, start=1):
+            try:
+                groups.change(table.name, table.members, ())
+            except MemberError as error:
+                raise ScenarioError(f"{self.path}: [[groups]] #{number}: members: {error}") from None
+        return groups
 
     def _devices(self, rng: random.Random, start: datetime) -> Iterator[tuple[DeviceGroup, Device]]:
         length = self.real(timedelta(hours=24))
@@ -328,11 +382,23 @@ class Scenario(_Table):
             copy=serials[serial] - 1,
             model=group.model,
             join=group.join,
+            shown=self._shown(group),
             group_tag=group.group_tag,
             enrolled=group.enrolled,
             autopilot=group.autopilot,
             user=group.primary_user.format(n=n),
             start=start,
+        )
+
+    def _shown(self, group: DeviceGroup) -> Shown:
+        return Shown(
+            manufacturer=group.manufacturer,
+            os=group.os,
+            os_version=group.os_version,
+            sku_family=group.sku_family,
+            management_agent=group.management_agent,
+            join_type=group.join_type,
+            unsettled=tuple((one.name, one.state, self.real(one.age)) for one in group.pending_actions),
         )
 
 
@@ -400,7 +466,7 @@ def _export(where: str, path: Path) -> list[Json]:
     return value
 
 
-_ARRAYS = ("devices", "requests", "references", "windows")
+_ARRAYS = ("devices", "groups", "requests", "references", "windows")
 
 
 def _faults(path: Path, error: ValidationError) -> Iterator[str]:

@@ -220,6 +220,7 @@ def app_settings(scenario: Scenario, connection: str, graph: str, windows: Path)
         "TURNAROUND_TENANT_ID": scenario.tenant.id,
         "TURNAROUND_GRAPH__CLOUD": graph,
         "TURNAROUND_GRAPH__STATIC_TOKEN": TOKEN,
+        "TURNAROUND_POLICY_FILE": "",  # the scenario alone says what holds here, not the organisation's own policy
         "TURNAROUND_WINDOWS_FILE": str(windows.resolve()),
         "AzureFunctionsJobHost__extensions__queues__maxPollingInterval": "00:00:00.200",
         "AzureFunctionsJobHost__extensions__queues__visibilityTimeout": "00:00:01",

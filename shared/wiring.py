@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qs, urlsplit
 
 from shared import settings as config
 from shared.domain.windows import Windows
@@ -23,8 +23,6 @@ if TYPE_CHECKING:  # heavy: only the functions that need them load them
     from shared.pipeline.ports import Intune
     from shared.state.store import Store
 
-APP = Path(__file__).resolve().parent.parent
-
 
 @cache
 def settings() -> Settings:
@@ -35,7 +33,7 @@ def settings() -> Settings:
 @cache
 def windows() -> Windows:
     """The lab windows, read once. Raises SettingsError."""
-    return config.load_windows(settings(), APP)
+    return config.load_windows(settings(), config.APP)
 
 
 @cache
@@ -66,7 +64,7 @@ def store() -> "Store":
     else:
         endpoint = set_.storage_identity.tableserviceuri or ""
         table = AzureTable.open_with_identity(
-            set_.table, set_.tenant_id, endpoint=endpoint, credential=_storage_credential()
+            set_.table, set_.tenant_id, endpoint=endpoint, credential=_storage_credential(endpoint)
         )
     return Store(table)
 
@@ -82,11 +80,16 @@ def queues() -> "AzureQueues":
     if set_.storage_connection:
         return AzureQueues(QueueServiceClient.from_connection_string(set_.storage_connection))
     endpoint = set_.storage_identity.queueserviceuri or ""
-    return AzureQueues(QueueServiceClient(endpoint, credential=_storage_credential()))
+    return AzureQueues(QueueServiceClient(endpoint, credential=_storage_credential(endpoint)))
+
+
+def _storage_credential(address: str) -> "AsyncTokenCredential | None":
+    """The app's identity; None where the address has a SAS in it, which the SDKs then use."""
+    return None if "sig" in parse_qs(urlsplit(address).query) else _storage_identity()
 
 
 @cache
-def _storage_credential() -> "AsyncTokenCredential":
+def _storage_identity() -> "AsyncTokenCredential":
     from azure.identity.aio import DefaultAzureCredential, ManagedIdentityCredential
 
     identity = settings().storage_identity

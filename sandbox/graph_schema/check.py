@@ -61,8 +61,10 @@ class Fault:
         return f"entry {self.entry}{f', item {self.item}' if self.item else ''}: {self.what} (rule: {self.rule})"
 
 
-STATED = {"wipe": ("keepEnrollmentData", "keepUserData")}
-"""Parameters that must always be stated: left out, they mean false, and that is a full wipe."""
+STATED = {"wipe": ("keepEnrollmentData", "keepUserData"), "checkMemberGroups": ("groupIds",)}
+"""Parameters that must always be stated: those of a wipe, left out, mean false, and that is a full wipe."""
+MOST = {"groupIds": 20}
+"""Items that a parameter may hold (https://learn.microsoft.com/graph/api/directoryobject-checkmembergroups)."""
 
 _GUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,7})?Z")
@@ -139,12 +141,15 @@ class _Judge:
         return target, self.query(call, target)
 
     def target(self, path: str, schema: Schema) -> _Target | None:
-        root = next((one for one in schema.paths if path == one or path.startswith((f"{one}/", f"{one}("))), None)
+        if (single := schema.singletons.get(path)) is not None:
+            return _Target("entity", single, path)
+        roots = {**schema.paths, **schema.entities}
+        root = next((one for one in roots if path == one or path.startswith((f"{one}/", f"{one}("))), None)
         if root is None:
             return None
-        name = schema.paths[root]
+        name = roots[root]
         if path == root:
-            return _Target("list", name, path)
+            return _Target("list", name, path) if root in schema.paths else None
         match, own = _KEY.fullmatch(path.removeprefix(root)), schema.types[name]
         if match is None or (match["name"] or "id") not in ("id", *own.keys):
             return None
@@ -172,10 +177,12 @@ class _Judge:
         except GraphError as error:
             self.fault(Rule.QUERY, error.message)
             return Query()
-        properties = Schema.kept(call.version).types[target.type].properties
-        if query.filter is not None and any(one.filter for one in properties.values()):
+        # What beta's properties take is not published; those that v1.0 has too take the same.
+        own = Schema.kept("v1.0").types.get(target.type, Schema.kept(call.version).types[target.type])
+        filters = {name: one.filter for name, one in own.properties.items()}
+        if query.filter is not None and any(filters.values()):
             for test in tests(query.filter):
-                if test.operator not in properties[test.property].filter:
+                if test.operator not in filters.get(test.property, ()):
                     self.fault(Rule.QUERY, f"{test.property} is not published to take {test.operator} in $filter")
             if has(query.filter, Either) or has(query.filter, Not):
                 self.fault(Rule.QUERY, f"a $filter of {target.type} is combined by 'and' alone")
@@ -196,6 +203,8 @@ class _Judge:
                 self.fault(Rule.PARAMETER, f"{target.action} has no parameter {name}")
             elif wrong := self.wrong(value, known[name], schema, name):
                 self.fault(Rule.PARAMETER, wrong)
+            elif isinstance(value, list) and len(value) > MOST.get(name, len(value)):
+                self.fault(Rule.PARAMETER, f"{name} holds {len(value)} items, and may hold {MOST[name]}")
         for name in STATED.get(target.action, ()):
             if body.get(name) is None:
                 self.fault(Rule.PARAMETER, f"{target.action} does not state {name}")
@@ -215,6 +224,10 @@ class _Judge:
             self.error(reply)
         elif asked is None:
             self.fault(Rule.STATUS, f"a wrong call was answered with {reply.status}")
+        elif asked[0].kind == "action" and (
+            returned := Schema.kept(call.version).types[asked[0].type].returns.get(asked[0].action)
+        ):
+            self.returned(call, asked[0], reply, Property(type=returned))
         elif asked[0].kind == "action":
             if reply.status != 204 or reply.text:
                 self.fault(Rule.STATUS, f"{asked[0].action} was answered with {reply.status}, not with an empty 204")
@@ -222,6 +235,17 @@ class _Judge:
             self.fault(Rule.STATUS, f"a read was answered with {reply.status}")
         else:
             self.answer(call, *asked, self.json_reply(reply))
+
+    def returned(self, call: _Call, target: _Target, reply: _Reply, known: Property) -> None:
+        """Judge what an action answers with."""
+        if reply.status != 200:
+            self.fault(Rule.STATUS, f"{target.action} was answered with {reply.status}")
+            return
+        body = self.json_reply(reply)
+        if not isinstance(body, dict) or set(body) != {"@odata.context", "value"}:
+            self.fault(Rule.RECORD, f"{target.action} was answered without a value in a @odata.context")
+        elif wrong := self.wrong(body["value"], known, Schema.kept(call.version), "value"):
+            self.fault(Rule.RECORD, f"{target.action}: {wrong}")
 
     def json_reply(self, reply: _Reply) -> object:
         if not reply.headers.get("content-type", "").lower().startswith("application/json"):

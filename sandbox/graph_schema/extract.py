@@ -9,19 +9,26 @@ licence, in the repository microsoftgraph/msgraph-metadata on GitHub (schemas/v1
 import hashlib
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 from sandbox.graph_schema.schema import FOLDER, PRIMITIVES, About, Property, Schema, Structure
 
-PATHS = ("deviceManagement/managedDevices", "deviceManagement/windowsAutopilotDeviceIdentities", "devices")
-ACTIONS = ("wipe", "syncDevice")
+PATHS = (
+    *("deviceManagement/managedDevices", "deviceManagement/windowsAutopilotDeviceIdentities"),
+    *("deviceManagement/managedDeviceOverview", "devices", "users", "groups"),
+)
+NEVER_LISTED = ("users", "groups")
+ACTIONS = ("wipe", "syncDevice", "checkMemberGroups")
 USER = ("id", "displayName", "mail", "userPrincipalName")
 """What is used of a user, whose type is large."""
+PARTS = {"user": USER, "group": ("id", "displayName", "visibility")}
+"""The large types of which only these properties are kept."""
 
 _EDM = "{http://docs.oasis-open.org/odata/ns/edm}"
+_COLLECTION = re.compile(r"Collection\((\w+)\)")
 _FILTER = re.compile(r"Supports \$filter operators? ((?:'\w+'(?:, | and )?)+)")
 
 
@@ -54,8 +61,14 @@ class _Document:
         return found
 
     def paths(self) -> dict[str, str]:
+        """The paths with their types, those of collections written as such."""
         container = self.get("EntityContainer", "GraphService")
-        known = {str(one.get("Name")): _bare(one.get("EntityType") or one.get("Type")) for one in container}
+        known = {
+            str(one.get("Name")): f"Collection({_bare(kind)})"
+            if (kind := one.get("EntityType"))
+            else _bare(one.get("Type"))
+            for one in container
+        }
         found: dict[str, str] = {}
         for path in PATHS:
             first, _, rest = path.partition("/")
@@ -64,7 +77,7 @@ class _Document:
                 type_ = self._navigation(self.get("EntityType", type_)).get(rest)
             if type_ is None:
                 raise CsdlError(f"the document has no path {path}")
-            found[path] = type_.removeprefix("Collection(").removesuffix(")")
+            found[path] = type_
         return found
 
     def structure(self, name: str, only: tuple[str, ...] | None = None) -> Structure:
@@ -81,11 +94,14 @@ class _Document:
             if missing := set(only) - set(properties):
                 raise CsdlError(f"the document has no {name}/{missing.pop()}")
             properties = {key: properties[key] for key in only}
+        names = [str(element.get("Name")) for element in chain]
+        actions = {one: found for one in ACTIONS if (found := self._action(one, names)) is not None}
         keys = [one.get("String") for one in own.iter(f"{_EDM}PropertyValue") if one.get("Property") == "Alias"]
         return Structure(
             properties=properties,
             navigation={} if only else self._navigation(own),
-            actions={one: found for one in ACTIONS if (found := self._action(one, name)) is not None},
+            actions={name: parameters for name, (parameters, _) in actions.items()},
+            returns={name: returned for name, (_, returned) in actions.items() if returned},
             keys=tuple(key for key in keys if key),
         )
 
@@ -104,11 +120,14 @@ class _Document:
     def _navigation(self, element: Element) -> dict[str, str]:
         return {str(one.get("Name")): _bare(one.get("Type")) for one in element.iter(f"{_EDM}NavigationProperty")}
 
-    def _action(self, name: str, bound_to: str) -> Mapping[str, Property] | None:
+    def _action(self, name: str, bound_to: Sequence[str]) -> tuple[Mapping[str, Property], str] | None:
+        """The parameters of an action of one of these types, and what it answers with."""
         for action in self.schema.iter(f"{_EDM}Action"):
             first, *rest = action.iter(f"{_EDM}Parameter")
-            if action.get("Name") == name and action.get("IsBound") == "true" and _bare(first.get("Type")) == bound_to:
-                return {str(one.get("Name")): self._property(one, "") for one in rest}
+            if action.get("Name") == name and action.get("IsBound") == "true" and _bare(first.get("Type")) in bound_to:
+                returned = action.find(f"{_EDM}ReturnType")
+                parameters = {str(one.get("Name")): self._property(one, "") for one in rest}
+                return parameters, "" if returned is None else _bare(returned.get("Type"))
         return None
 
     def members(self, name: str) -> tuple[str, ...]:
@@ -123,11 +142,13 @@ def extract(csdl: bytes) -> Schema:
     """Read the document and keep what is used; raises CsdlError when something of that is missing."""
     document = _Document(csdl)
     paths = document.paths()
-    types = {name: document.structure(name) for name in dict.fromkeys(paths.values())}
+    collections = {path: found[1] for path, type_ in paths.items() if (found := _COLLECTION.fullmatch(type_))}
+    singletons = {path: type_ for path, type_ in paths.items() if path not in collections}
+    kept = dict.fromkeys([*collections.values(), *singletons.values()])
+    types = {name: document.structure(name, PARTS.get(name)) for name in kept}
     for action in ACTIONS:
         if not any(action in one.actions for one in types.values()):
             raise CsdlError(f"the document has no action {action}")
-    types["user"] = document.structure("user", USER)
     enums: dict[str, tuple[str, ...]] = {}
     waiting = [*types.values()]
     while waiting:
@@ -150,7 +171,9 @@ def extract(csdl: bytes) -> Schema:
             sha256=hashlib.sha256(csdl).hexdigest(),
         ),
         version="v1.0",
-        paths=paths,
+        paths={path: type_ for path, type_ in collections.items() if path not in NEVER_LISTED},
+        entities={path: type_ for path, type_ in collections.items() if path in NEVER_LISTED},
+        singletons=singletons,
         types=types,
         enums=dict(sorted(enums.items())),
     )

@@ -48,6 +48,8 @@ class Structure(_Model):
     navigation: Mapping[str, str] = {}
     actions: Mapping[str, Mapping[str, Property]] = {}
     """Bound actions, with their parameters."""
+    returns: Mapping[str, str] = {}
+    """What actions answer with, where that is something."""
     keys: tuple[str, ...] = ()
     """Properties that may stand as alternate key: devices(deviceId='...')."""
 
@@ -71,6 +73,10 @@ class Schema(_Model):
     version: Version
     paths: Mapping[str, str]
     """Collections by their path, with the entity type that they hold."""
+    entities: Mapping[str, str] = {}
+    """Collections that are never listed: only single entities of them are asked for, by id."""
+    singletons: Mapping[str, str] = {}
+    """Single entities by their path, with their type."""
     types: Mapping[str, Structure]
     enums: Mapping[str, tuple[str, ...]]
 

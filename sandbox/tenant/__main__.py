@@ -37,10 +37,13 @@ def main(
     try:
         plan = Scenario.load(scenario, speed=speed)
         fleet = plan.fleet(seed, datetime.now(UTC) if start is None else datetime.fromtimestamp(start, UTC))
+        groups = plan.directory(fleet)
     except ScenarioError as error:
         print(error, file=sys.stderr)
         raise typer.Exit(2) from None
-    tenant = Tenant(fleet, random.Random(seed), tenant_id=plan.tenant.id, roles=plan.tenant.roles, token=token)
+    tenant = Tenant(
+        fleet, random.Random(seed), tenant_id=plan.tenant.id, roles=plan.tenant.roles, token=token, groups=groups
+    )
     # asyncio turns Nagle's delay off only for sockets that name their protocol.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -230,6 +230,8 @@ class Device:
         self.records = records
         self.start = start
         self.ordinal = ordinal
+        self.quirks: Mapping[str, object] = {}
+        """Its own, by name, where they differ from the tenant's."""
         self.machine = machine
         self.activity = Activity.AWAKE if machine else Activity.OUT
         self.user = intune.user if intune else None
@@ -267,6 +269,15 @@ class Device:
     def intune(self) -> IntuneRecord | None:
         """The Intune record as it is now."""
         return self._intune
+
+    def changes_since(self, at: datetime) -> list[datetime]:
+        """When the Intune record changed after this time, the last changes first."""
+        found: list[datetime] = []
+        for changed_at, _ in reversed(self._seen):
+            if changed_at <= at:
+                break
+            found.append(changed_at)
+        return found
 
     def shown(self, at: datetime) -> IntuneRecord | None:
         """The Intune record as it was at `at`, for stale reads."""
@@ -338,6 +349,23 @@ class Device:
         """Change how the machine behaves from now on."""
         self.behaviour = behaviour
         self.next_user = User.named(behaviour.next_user) if behaviour.next_user else None
+
+    def rename(self, name: str) -> None:
+        """Give the machine another name, which Intune and Entra show at once."""
+        self.name = name
+        records = self.records
+        managed, entra = records.managed_device, records.entra_device
+        self.records = replace(
+            records,
+            managed_device=managed and {**managed, "deviceName": name},
+            entra_device=entra and {**entra, "displayName": name},
+        )
+
+    def enrol_anew(self, now: datetime) -> None:
+        """Somebody takes the machine out of Intune and enrols it again: its record, and what waited for it, go."""
+        self._queue.clear()
+        self._show(now, None)
+        self._reenrol(now)
 
     # How it moves.
 
@@ -559,10 +587,14 @@ class Fleet:
             device = self.devices[index]
             if device.due() != due:
                 continue  # superseded: an earlier or later time stands in the queue
-            device.step(due, self.quirks)
+            device.step(due, self.quirks_of(device))
             if device.intune is not None:
                 self._by_intune_id.setdefault(device.intune.id, device)
             self._expect(index)
+
+    def quirks_of(self, device: Device) -> Quirks:
+        """The tenant's quirks, with the device's own over them."""
+        return self.quirks.model_copy(update=device.quirks) if device.quirks else self.quirks
 
     def find(self, intune_id: str) -> Device | None:
         """The device that has, or had, this Intune id."""
@@ -570,7 +602,7 @@ class Fleet:
 
     def wipe(self, device: Device, body: Mapping[str, object], now: datetime) -> None:
         """Queue a wipe at `now`; raises LookupError for a device without an Intune record."""
-        device.wipe(body, now, self.quirks)
+        device.wipe(body, now, self.quirks_of(device))
         self._expect(self._index[id(device)])
 
     def request_sync(self, device: Device, now: datetime) -> None:
@@ -581,6 +613,13 @@ class Fleet:
     def switch(self, device: Device, *, on: bool, now: datetime) -> None:
         device.switch(on=on, now=now)
         self._expect(self._index[id(device)])
+
+    def enrol_anew(self, device: Device, now: datetime) -> None:
+        """See `Device.enrol_anew`; one that is being reset, or waits for somebody, is left alone."""
+        if device.activity is Activity.AWAKE and device.intune is not None:
+            device.enrol_anew(now)
+            self._by_intune_id[device.intune.id] = device
+            self._expect(self._index[id(device)])
 
     def by_serial(self, serial: str) -> tuple[Device, ...]:
         return tuple(device for device in self.devices if device.serial == serial)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from email.utils import format_datetime
+from math import ceil
 from urllib.parse import unquote, urlencode
 
 from sandbox.graph_schema.schema import Version
@@ -22,6 +23,7 @@ from sandbox.tenant.errors import (
     entra_forbidden,
     intune_forbidden,
     intune_message,
+    no_property,
     no_segment,
     not_allowed,
     not_found,
@@ -32,6 +34,7 @@ from sandbox.tenant.errors import (
     unavailable,
     without_intune,
 )
+from sandbox.tenant.groups import HIDDEN, Groups
 from sandbox.tenant.odata import (
     Either,
     Filter,
@@ -54,9 +57,13 @@ from sandbox.tenant.schema import (
     ENTRA_DEVICE,
     ENTRA_DEVICE_BETA,
     ENUMS,
+    EXCHANGE_SUMMARY,
+    GROUP,
     MANAGED_DEVICE,
     MANAGED_DEVICE_BETA,
     MANAGED_DEVICE_FILTERS,
+    OS_SUMMARY,
+    OVERVIEW,
     parameters,
 )
 from sandbox.tenant.throttle import Limits, Window
@@ -70,8 +77,18 @@ READ_AUTOPILOT = (
     "DeviceManagementServiceConfig.Read.All",
     "DeviceManagementServiceConfig.ReadWrite.All",
 )
+READ_APPROVALS = (
+    "DeviceManagementConfiguration.Read.All",
+    "DeviceManagementConfiguration.ReadWrite.All",
+    "DeviceManagementRBAC.Read.All",
+    "DeviceManagementRBAC.ReadWrite.All",
+)
 READ_DIRECTORY = ("Device.Read.All", "Device.ReadWrite.All", "Directory.Read.All", "Directory.ReadWrite.All")
-DEFAULT_ROLES = (READ_DEVICES[0], ACT[0], READ_AUTOPILOT[0], READ_DIRECTORY[0])
+READ_GROUPS = ("GroupMember.Read.All", "Group.Read.All", "Directory.Read.All", "Directory.ReadWrite.All")
+READ_USERS = ("User.ReadBasic.All", "User.Read.All", "Directory.Read.All", "Directory.ReadWrite.All")
+READ_HIDDEN = "Member.Read.Hidden"
+_DIRECTORY_ROLES = (READ_DIRECTORY[0], READ_GROUPS[0], READ_USERS[0])
+DEFAULT_ROLES = (READ_DEVICES[0], ACT[0], READ_AUTOPILOT[0], READ_APPROVALS[0], *_DIRECTORY_ROLES)
 """The app roles that a tenant needs to grant, and no more."""
 
 _GUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
@@ -91,6 +108,9 @@ _ENTRA_FILTERS = {
     "isManaged": {"eq"},
 }
 _AUDIT_FILTERS = {"requestDateTime": {"lt", "gt", "le", "ge"}, "action": {"eq"}}
+_MAX_GROUPS = 20
+"""Source: https://learn.microsoft.com/graph/api/directoryobject-checkmembergroups. By the same page one malformed id
+fails the whole call, and groups with hidden members are left out."""
 _MAX_CHILDREN = 15
 """How many values an Entra $filter may hold. Source: https://learn.microsoft.com/graph/filter-query-parameter."""
 
@@ -102,8 +122,11 @@ class Operation:
     name: str
     template: str
     roles: tuple[str, ...]
+    """Any of these."""
     method: str = "GET"
     versions: tuple[str, ...] = ("v1.0", "beta")
+    also: tuple[str, ...] = ()
+    """And any of these, where something is named."""
 
     @property
     def pattern(self) -> re.Pattern[str]:
@@ -125,10 +148,17 @@ OPERATIONS = (
     Operation("autopilot_identities", "deviceManagement/windowsAutopilotDeviceIdentities", READ_AUTOPILOT),
     Operation("autopilot_identity", "deviceManagement/windowsAutopilotDeviceIdentities/{id}", READ_AUTOPILOT),
     Operation("audits", "deviceManagement/remoteActionAudits", READ_DEVICES, versions=("beta",)),
-    Operation("approvals", "deviceManagement/operationApprovalRequests", READ_DEVICES, versions=("beta",)),
+    Operation("approvals", "deviceManagement/operationApprovalRequests", READ_APPROVALS, versions=("beta",)),
     Operation("entra_devices", "devices", READ_DIRECTORY),
     Operation("entra_device_by_key", "devices(deviceId='{deviceId}')", READ_DIRECTORY),
     Operation("entra_device", "devices/{id}", READ_DIRECTORY),
+    Operation("overview", "deviceManagement/managedDeviceOverview", READ_DEVICES),
+    Operation("group", "groups/{id}", READ_GROUPS),
+    *(
+        Operation("device_groups", f"{path}/checkMemberGroups", READ_DIRECTORY, "POST", also=READ_GROUPS)
+        for path in ("devices(deviceId='{deviceId}')", "devices/{id}")
+    ),
+    Operation("user_groups", "users/{id}/checkMemberGroups", READ_USERS, "POST", also=READ_GROUPS),
 )
 _PATTERNS = tuple((operation, operation.pattern) for operation in OPERATIONS)
 
@@ -171,8 +201,10 @@ class Tenant:
         tenant_id: str = records.NO_ID,
         roles: Iterable[str] = DEFAULT_ROLES,
         token: str = "sandbox",
+        groups: Groups | None = None,
     ) -> None:
         self.fleet = fleet
+        self.groups = Groups.of(fleet) if groups is None else groups
         self.tenant_id = tenant_id
         self.roles = frozenset(roles)
         self.token = token
@@ -182,7 +214,7 @@ class Tenant:
         self._rng = rng
         self._audits: list[Audit] = []
         self._wipes_a_day = Window(fleet.quirks.daily_wipe_limit, timedelta(hours=24))
-        self._limits = Limits(fleet.quirks.write_limit, fleet.quirks.call_limit)
+        self.limits = Limits(fleet.quirks.write_limit, fleet.quirks.call_limit)
         self._entra = _indexed(fleet, "deviceId", lambda device: device.records.entra_device)
         self._entra_objects = _indexed(fleet, "id", lambda device: device.records.entra_device)
         self._identities = _indexed(fleet, "id", lambda device: device.records.autopilot_identity)
@@ -199,6 +231,10 @@ class Tenant:
             "entra_devices": self._entra_devices,
             "entra_device_by_key": self._entra_device,
             "entra_device": self._entra_device,
+            "overview": self._overview,
+            "group": self._group,
+            "device_groups": self._device_groups,
+            "user_groups": self._user_groups,
         }
 
     @property
@@ -208,7 +244,7 @@ class Tenant:
     def change_quirks(self, quirks: Quirks) -> None:
         """Behave otherwise from now on; limits take effect at once."""
         self.fleet.quirks = quirks
-        self._limits.writes.limit, self._limits.calls.limit = quirks.write_limit, quirks.call_limit
+        self.limits.writes.limit, self.limits.calls.limit = quirks.write_limit, quirks.call_limit
         self._wipes_a_day.limit = quirks.daily_wipe_limit
 
     def answer(self, call: Call, now: datetime) -> Answer:
@@ -317,14 +353,14 @@ class Tenant:
         if not self.quirks.throttle:
             return
         write = operation.method != "GET"
-        wait = self._limits.intune(now, write=write) if operation.intune else self._limits.entra(now)
+        wait = self.limits.intune(now, write=write) if operation.intune else self.limits.entra(now)
         if wait is not None:
             raise too_many(request_id, wait if self.quirks.retry_after == "present" else None)
 
     def _authorise(self, operation: Operation, request_id: str) -> None:
         if operation.intune and self.quirks.no_intune != "off":
             raise without_intune(self.quirks.no_intune, request_id)
-        if self.roles.isdisjoint(operation.roles):
+        if self.roles.isdisjoint(operation.roles) or (operation.also and self.roles.isdisjoint(operation.also)):
             if operation.intune:
                 raise intune_forbidden(operation.roles, request_id, self._shape())
             raise entra_forbidden()
@@ -334,7 +370,8 @@ class Tenant:
         return self._rng.choice(("403", "401", "500")) if shape == "varies" else shape
 
     def _fail(self, fault: FaultKind, roles: tuple[str, ...], request_id: str) -> None:
-        wait = 10 if self.quirks.retry_after == "present" else None
+        lasts = max(1, ceil(self.quirks.fault_lasts.total_seconds()))
+        wait = lasts if self.quirks.retry_after == "present" else None
         match fault:
             case FaultKind.TOO_MANY:
                 raise too_many(request_id, wait)
@@ -362,20 +399,20 @@ class Tenant:
         known, quirks = self._known(context.version), self.quirks
         query = context.query(known, "managedDevice", _LIST)
         condition = self._managed_filter(query)
-        seen_at = context.now - quirks.stale_reads
         wanted = tuple({test.property for test in tests(condition)}) if condition is not None else ()
 
         def shown(device: Device) -> Json | None:
-            record = device.shown(seen_at)
+            own = self.fleet.quirks_of(device)
+            record = device.shown(context.now - own.stale_reads)
             if record is None:
                 return None
             if condition is not None:
-                exact = records.managed_device(device, record, quirks, context.version, listing=False, select=wanted)
+                exact = records.managed_device(device, record, own, context.version, listing=False, select=wanted)
                 if not matches(condition, exact, known, or_is_and=quirks.or_acts_like_and):
                     return None
-            if quirks.list_incomplete and self._rng.random() < quirks.list_incomplete:
+            if own.list_incomplete and self._rng.random() < own.list_incomplete:
                 return None
-            return records.managed_device(device, record, quirks, context.version, listing=True, select=query.select)
+            return records.managed_device(device, record, own, context.version, listing=True, select=query.select)
 
         return self._page(context, query, "deviceManagement/managedDevices", shown, quirks.page_size)
 
@@ -397,10 +434,13 @@ class Tenant:
     def _found(self, context: _Context) -> tuple[Device, IntuneRecord] | None:
         """The device of a single read, with its record as reads show it."""
         device = self._device(context)
-        record = device.shown(context.now - self.quirks.stale_reads) if device else None
+        record = self._shown(device, context) if device else None
         if device is None or record is None or record.id != context.key.lower():
             return None
         return device, record
+
+    def _shown(self, device: Device, context: _Context) -> IntuneRecord | None:
+        return device.shown(context.now - self.fleet.quirks_of(device).stale_reads)
 
     def _device(self, context: _Context) -> Device | None:
         if not _GUID.fullmatch(context.key):
@@ -415,13 +455,33 @@ class Tenant:
         if found is not None:
             device, record = found
             shown = records.managed_device(
-                device, record, self.quirks, context.version, listing=False, select=query.select
+                device, record, self.fleet.quirks_of(device), context.version, listing=False, select=query.select
             )
-        elif self.quirks.deleted_record_stub and self.fleet.find(context.key) is not None:
+        elif (gone := self.fleet.find(context.key)) and self.fleet.quirks_of(gone).deleted_record_stub:
             shown = selected(records.managed_device_stub(context.key, context.version), query.select)
         else:
             raise not_found("Device", context.request_id)
         return Answer(200, {"@odata.context": self._context(context, entity, query), **shown})
+
+    def _overview(self, context: _Context) -> Answer:
+        query = context.query(OVERVIEW, "managedDeviceOverview", ("$select",))
+        shown = [device for device in self.fleet.devices if self._shown(device, context)]
+        systems = [str((device.records.managed_device or {}).get("operatingSystem")) for device in shown]
+        windows = sum(system.startswith("Windows") for system in systems)
+        whole: Json = {
+            "id": self.tenant_id,
+            "enrolledDeviceCount": len(shown),
+            "mdmEnrolledCount": len(shown),
+            "dualEnrolledDeviceCount": 0,
+            "deviceOperatingSystemSummary": {
+                **dict.fromkeys(OS_SUMMARY, 0),
+                "windowsCount": windows,
+                "unknownCount": len(shown) - windows,
+            },
+            "deviceExchangeAccessStateSummary": dict.fromkeys(EXCHANGE_SUMMARY, 0),
+        }
+        where = self._context(context, "deviceManagement/managedDeviceOverview/$entity", query)
+        return Answer(200, {"@odata.context": where, **selected(whole, query.select)})
 
     def _users(self, context: _Context) -> Answer:
         context.query({}, "user", ())
@@ -436,12 +496,16 @@ class Tenant:
         context.query({}, "managedDevice", ())
         body = _action_body(context.call, parameters(context.version, "wipe"), required=True)
         device = self._target(context)
+        approval = None
         if self.quirks.multi_admin_approval != "off":
-            self.approvals.check(context.call, context.now, int(self.quirks.multi_admin_approval))
+            intune_id = context.key.lower()
+            approval = self.approvals.check(context.call, intune_id, context.now, self.quirks, context.request_id)
         if self._wipes_a_day.take(context.now, count_refused=False) is not None:
             raise over_daily_limit(context.request_id, self.quirks.daily_limit_answer)
         self.fleet.wipe(device, body, context.now)
-        action = device.action_name(self.quirks)
+        if approval is not None:
+            approval.become("completed", context.now)
+        action = device.action_name(self.fleet.quirks_of(device))
         self._audits.append(Audit(device, action, context.now, context.key.lower()))
         return Answer(204)
 
@@ -473,12 +537,13 @@ class Tenant:
             raise bad_request("Filter is only supported as contains(serialNumber,'...') on this resource.")
 
         def shown(device: Device) -> Json | None:
+            own = self.fleet.quirks_of(device)
             if condition is not None:
-                serial = {"serialNumber": records.autopilot_serial(device, self.quirks)}
+                serial = {"serialNumber": records.autopilot_serial(device, own)}
                 if not matches(condition, serial, known):
                     return None
-            record = device.shown(context.now - self.quirks.stale_reads)
-            identity = records.autopilot_identity(device, record, self.quirks, context.version, listing=True)
+            record = self._shown(device, context)
+            identity = records.autopilot_identity(device, record, own, context.version, listing=True)
             if identity is None:
                 return None
             return selected(identity, query.select)
@@ -490,8 +555,8 @@ class Tenant:
         known = self._autopilot_known(context.version)
         query = context.query(known, "windowsAutopilotDeviceIdentity", ("$select",))
         for device in self._identities.get(context.key.lower(), ()):
-            record = device.shown(context.now - self.quirks.stale_reads)
-            shown = records.autopilot_identity(device, record, self.quirks, context.version, listing=False) or {}
+            record, own = self._shown(device, context), self.fleet.quirks_of(device)
+            shown = records.autopilot_identity(device, record, own, context.version, listing=False) or {}
             entity = "deviceManagement/windowsAutopilotDeviceIdentities/$entity"
             where = self._context(context, entity, query)
             return Answer(200, {"@odata.context": where, **selected(shown, query.select)})
@@ -509,19 +574,12 @@ class Tenant:
             condition = None
         shown: list[Json] = []
         for number, audit in enumerate(self._audits):
-            if context.now < audit.at + self.quirks.audit_lag:
+            if context.now < audit.at + self.fleet.quirks_of(audit.device).audit_lag:
                 continue
             one = self._audit_json(number, audit)
             if condition is None or matches(condition, one, AUDIT):
                 shown.append(selected(one, query.select))
-        size = min(query.top or self.quirks.page_size, self.quirks.page_size)
-        part = shown[query.start : query.start + size]
-        body: Json = {"@odata.context": self._context(context, "deviceManagement/remoteActionAudits", query)}
-        if query.start + size < len(shown):
-            body["@odata.nextLink"] = self._next_link(
-                context, "deviceManagement/remoteActionAudits", query.start + size
-            )
-        return Answer(200, body | {"value": part})
+        return self._page_of(context, query, "deviceManagement/remoteActionAudits", shown)
 
     def _audit_json(self, number: int, audit: Audit) -> Json:
         record = audit.device.intune
@@ -545,14 +603,20 @@ class Tenant:
         }
 
     def _approval_list(self, context: _Context) -> Answer:
-        query = context.query(APPROVAL, "operationApprovalRequest", ("$select", "$filter"))
-        found = [
+        query = context.query(APPROVAL, "operationApprovalRequest", _LIST)
+        condition = None if self.quirks.approval_filter == "ignored" else query.filter
+        if condition is not None and self.quirks.approval_filter == "refused":
+            raise bad_request("Unsupported filter: this operator is not supported on this property.")
+        named = {*query.select, *(test.property for test in (tests(condition) if condition else ()))}
+        if "requestId" in named and self.quirks.approval_ids == "id":
+            raise no_property("requestId", "operationApprovalRequest")
+        shown = [
             selected(one, query.select)
-            for one in self.approvals.listing(context.now)
-            if query.filter is None or matches(query.filter, one, APPROVAL)
+            for one in self.approvals.listing(context.now, self.quirks)
+            if condition is None or matches(condition, one, APPROVAL)
+            if self._rng.random() >= self.quirks.list_incomplete
         ]
-        where = self._context(context, "deviceManagement/operationApprovalRequests", query)
-        return Answer(200, {"@odata.context": where, "value": found})
+        return self._page_of(context, query, "deviceManagement/operationApprovalRequests", shown)
 
     # Entra devices.
 
@@ -603,6 +667,47 @@ class Tenant:
             return Answer(200, {"@odata.context": where, **shown})
         raise not_in_directory(context.key)
 
+    # Groups.
+
+    def _group(self, context: _Context) -> Answer:
+        query = context.query(GROUP, "group", ("$select",))
+        self._groups_may_be_read()
+        group = self.groups.groups.get(_object_id(context.key))
+        if group is None:
+            raise not_in_directory(context.key)
+        whole: Json = {"id": group.id, "displayName": group.name, "visibility": HIDDEN if group.hidden else None}
+        where = self._context(context, "groups/$entity", query)
+        return Answer(200, {"@odata.context": where, **selected(whole, query.select)})
+
+    def _device_groups(self, context: _Context) -> Answer:
+        index = self._entra if "(deviceId=" in context.call.path else self._entra_objects
+        found = index.get(_object_id(context.key), ())
+        records = [str(one.records.entra_device.get("id")).lower() for one in found if one.records.entra_device]
+        return self._held_by(context, records[0] if records else None)
+
+    def _user_groups(self, context: _Context) -> Answer:
+        user = _object_id(context.key)
+        return self._held_by(context, user if self.groups.knows(user) else None)
+
+    def _held_by(self, context: _Context, member: str | None) -> Answer:
+        """Which of the groups that the call names hold a device or user, by its object id; None: there is none."""
+        context.query({}, "directoryObject", ())
+        self._groups_may_be_read()
+        asked = _group_ids(context.call)
+        if member is None:
+            raise not_in_directory(context.key)
+        unknown = [group for group in asked if group not in self.groups.groups]
+        if unknown and self.quirks.unknown_groups == "404":
+            raise not_in_directory(unknown[0])
+        held = self.groups.holding(member, context.now, self.quirks.group_lag, self._rng)
+        hidden = {one.id for one in self.groups.groups.values() if one.hidden and READ_HIDDEN not in self.roles}
+        where = f"{context.call.base_url}/{context.version}/$metadata#Collection(Edm.String)"
+        return Answer(200, {"@odata.context": where, "value": [one for one in asked if one in held - hidden]})
+
+    def _groups_may_be_read(self) -> None:
+        if self.quirks.groups_forbidden:
+            raise entra_forbidden()
+
     # Pages.
 
     def _page(
@@ -636,6 +741,14 @@ class Tenant:
             body["@odata.nextLink"] = self._next_link(context, path, following)
         return Answer(200, body | {"value": value})
 
+    def _page_of(self, context: _Context, query: Query, path: str, rows: Sequence[Json]) -> Answer:
+        """One page of rows that are few enough to be built all at once."""
+        end = query.start + min(query.top or self.quirks.page_size, self.quirks.page_size)
+        body: Json = {"@odata.context": self._context(context, path, query)}
+        if end < len(rows):
+            body["@odata.nextLink"] = self._next_link(context, path, end)
+        return Answer(200, body | {"value": list(rows[query.start : end])})
+
     def _next_link(self, context: _Context, path: str, start: int) -> str:
         kept = [(key, value) for key, value in context.call.query if key.lstrip("$").lower() != "skiptoken"]
         query = urlencode([*kept, ("$skiptoken", skip_token(start))], safe="$,'()")
@@ -646,6 +759,28 @@ class Tenant:
         resource, _, entity = path.partition("/$entity")
         tail = "/$entity" if path.endswith("/$entity") else entity
         return f"{context.call.base_url}/{context.version}/$metadata#{resource}{chosen}{tail}"
+
+
+def _object_id(text: str) -> str:
+    if not _GUID.fullmatch(text):
+        raise bad_request(f"Invalid object identifier '{text}'.", "Request_BadRequest")
+    return text.lower()
+
+
+def _group_ids(call: Call) -> list[str]:
+    """The groups that a checkMemberGroups names; one that is malformed spoils them all."""
+    try:
+        body = json.loads(call.body)
+    except ValueError:
+        raise bad_request("Unable to read JSON request payload. Please ensure Content-Type header is set.") from None
+    named = body.get("groupIds") if isinstance(body, dict) and len(body) == 1 else None
+    if not isinstance(named, list) or not named or not all(isinstance(one, str) for one in named):
+        raise bad_request("Invalid value specified for property 'groupIds' of resource 'DirectoryObject'.")
+    if not call.headers.get("content-type", "").lower().startswith("application/json"):
+        raise bad_request("A missing or empty content type header was found when trying to read a message.")
+    if len(named) > _MAX_GROUPS:
+        raise bad_request(f"'groupIds' contains more than {_MAX_GROUPS} items.", "Request_BadRequest")
+    return list(dict.fromkeys(map(_object_id, named)))
 
 
 def _indexed(fleet: Fleet, key: str, record: Callable[[Device], Json | None]) -> dict[str, list[Device]]:

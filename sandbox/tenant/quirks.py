@@ -12,8 +12,9 @@ ACTION_NAMES = ("factoryReset", "factoryResetKeepEnrollmentData", "automaticRede
 """The names under which one and the same reset was seen in deviceActionResults."""
 
 
-UNPUBLISHED = {"managementAgent": ("intuneAosp",)}
-"""Members that the published metadata lacks, by the property that carries them under `strange_enum_members`."""
+UNPUBLISHED = {"deviceEnrollmentType": ("azureAdJoinUsingAzureVmExtension",)}
+"""Members that the v1.0 metadata lacks, by the property that carries them under `strange_enum_members`: one by which
+nothing is decided."""
 
 
 def _iso_only(value: object) -> object:
@@ -39,8 +40,11 @@ SignedDuration = Annotated[timedelta, BeforeValidator(_iso_only), PlainSerialize
 Rate = Annotated[float, Field(ge=0, le=1)]
 
 
-class Quirks(BaseModel):
-    """What the simulated tenant does oddly. Durations are simulated ones in a scenario file, real ones in a fleet."""
+class DeviceQuirks(BaseModel):
+    """What is odd about how Graph shows a device. Durations are simulated in a scenario file, real in a fleet.
+
+    A tenant has these for all its devices, and a device may have its own: so one tenant shows many dialects at once.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -74,6 +78,8 @@ class Quirks(BaseModel):
     """"Never" is 0001-01-01T00:00:00Z, and "no end" is 9999-12-31 with and without fractions; else null."""
     strange_enum_members: bool = True
     """Some enum properties carry members that the published metadata lacks."""
+    join_type: Literal["right", "unknown", "stale"] = "right"
+    """What Intune's own joinType says of one device in five: `unknown`, or how the device was joined before."""
     odd_autopilot_links: bool = True
     """An Autopilot identity may be notContacted beside an enrolled device, its managedDeviceId wrong, zeros or ""."""
     serial_oddities: bool = False
@@ -82,12 +88,23 @@ class Quirks(BaseModel):
     """For how long reads go on showing the state before a change."""
     audit_lag: Duration = timedelta(minutes=5)
     """How long after a call its remote-action audit appears."""
-    clock_offset: SignedDuration = timedelta()
-    """How far the tenant's clock is ahead of this machine's."""
     deleted_record_stub: bool = False
     """A read of a record that has gone answers 200 with a stub (no serial number, year-1 sync) instead of 404."""
     list_incomplete: Rate = 0.0
-    """The share of records that a page leaves out."""
+    """The share of reads by list that leave the record out."""
+
+
+class Quirks(DeviceQuirks):
+    """What the simulated tenant does oddly."""
+
+    clock_offset: SignedDuration = timedelta()
+    """How far the tenant's clock is ahead of this machine's."""
+    answers_within: Duration = timedelta()
+    """How long an answer takes at most."""
+    group_lag: Duration = timedelta(minutes=1)
+    """For how long after a change of a group's members some reads show it, and others do not."""
+    unknown_groups: Literal["ignored", "404"] = "ignored"
+    """What checkMemberGroups does with a group that does not exist. Uncertain: it is not documented."""
     page_size: Annotated[int, Field(ge=1, le=1000)] = 1000
 
     # What $filter does.
@@ -107,17 +124,33 @@ class Quirks(BaseModel):
     """Intune device calls of any kind in 20 real seconds."""
     retry_after: Literal["present", "missing"] = "missing"
     """Whether a 429 or 503 says how long to wait."""
+    fault_lasts: Duration = timedelta(seconds=10)
+    """What Retry-After says of a fault at random, in whole seconds and at least one."""
     daily_wipe_limit: Annotated[int, Field(ge=0)] = 500
     """Wipes taken in any 24 real hours."""
     daily_limit_answer: Literal["429", "429_told", "400_told"] = "429"
     """How a wipe over that limit is refused: as any throttling, or in words that name the limit. Uncertain: how Intune
     really says it is not documented and was not seen."""
+    groups_forbidden: bool = False
+    """Every read of groups, and of who is in them, is refused with 403."""
     forbidden_shape: Literal["403", "401", "500", "varies"] = "varies"
     """How Intune's authorisation failures look."""
     no_intune: Literal["off", "401", "400", "503"] = "off"
     """The answers of a tenant without Intune: 401, 400 "segment", or an HTML page with 503."""
-    multi_admin_approval: Literal["off", "403", "412"] = "off"
+    multi_admin_approval: Literal["off", "400", "403", "409", "412"] = "off"
     """A wipe needs another administrator's approval; the status with which the first call is intercepted."""
+    approval_code_in: Literal["header", "body", "both"] = "body"
+    """Where that answer shows the approval's code."""
+    approval_ids: Literal["id", "request_id", "both"] = "request_id"
+    """Which property of an operationApprovalRequest is the code. Microsoft's page on Multi Admin Approval filters by
+    `requestId`, which its SDK lacks; public scripts found the code to be the `id`."""
+    approval_filter: Literal["works", "ignored", "refused"] = "ignored"
+    """What $filter does on operationApprovalRequests. Under "id" it knows no `requestId`, even where it works."""
+    approval_expires_after: Duration = timedelta(days=3)
+    """A request that was neither decided nor used by then is lost."""
+    admin_decides: Literal["never", "approve", "reject"] = "never"
+    """What a second administrator does `admin_decides_after` each request; "never" leaves it to the test."""
+    admin_decides_after: Duration = timedelta(hours=1)
 
     # Faults at random, each the share of calls that it meets.
     p429: Rate = 0.0

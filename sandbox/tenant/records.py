@@ -51,9 +51,6 @@ _MANAGED_DEFAULTS: Json = {
     "managedDeviceOwnerType": "company",
     "deviceRegistrationState": "registered",
     "complianceState": "compliant",
-    "managementAgent": "mdm",
-    "operatingSystem": "Windows",
-    "osVersion": "10.0.26100.4349",
     "jailBroken": None,
     "easActivated": False,
     "azureADRegistered": True,  # true on joined, hybrid, registered and even Android devices
@@ -63,13 +60,30 @@ _MANAGED_DEFAULTS: Json = {
     "exchangeAccessStateReason": "none",
     "partnerReportedThreatState": "unknown",
     "enrollmentProfileName": None,
-    "manufacturer": "Contoso Devices",
     "totalStorageSpaceInBytes": 255_013_683_200,
     "freeStorageSpaceInBytes": 181_193_932_800,
     "requireUserEnrollmentApproval": None,
     "notes": None,
     "physicalMemoryInBytes": 17_179_869_184,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """What a scenario says that Intune shows of a device, whatever it is in truth."""
+
+    manufacturer: str = "Contoso Devices"
+    os: str = "Windows"
+    os_version: str = "10.0.26100.4349"
+    sku_family: str = "Enterprise"
+    management_agent: str = "mdm"
+    join_type: str | None = None
+    """None: as it is joined."""
+    unsettled: tuple[tuple[str, str, timedelta], ...] = ()
+    """Actions that were never settled: name, state and age."""
+
+
+PLAIN = Shown()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +104,7 @@ class Blueprint:
     autopilot: bool
     user: str
     start: datetime
+    shown: Shown = PLAIN
 
     def id(self, kind: str) -> str:
         return str(uuid.uuid5(ID_NAMESPACE, f"{self.scenario}/{self.serial}/{self.copy}/{kind}"))
@@ -113,6 +128,10 @@ def make_records(plan: Blueprint) -> Records:
         "managedDeviceName": f"{(user.name.split('@')[0] if user else plan.name)}_Windows_{plan.ordinal}",
         "serialNumber": plan.serial,
         "model": plan.model,
+        "manufacturer": plan.shown.manufacturer,
+        "operatingSystem": plan.shown.os,
+        "osVersion": plan.shown.os_version,
+        "managementAgent": plan.shown.management_agent,
         "azureADDeviceId": plan.id("entra-device"),
         "deviceEnrollmentType": enrollment,
         "enrolledDateTime": exact(since),
@@ -131,15 +150,15 @@ def make_records(plan: Blueprint) -> Records:
         "displayName": plan.name,
         "trustType": trust,
         "profileType": "RegisteredDevice",
-        "operatingSystem": "Windows",
-        "operatingSystemVersion": "10.0.26100.4349",
+        "operatingSystem": plan.shown.os,
+        "operatingSystemVersion": plan.shown.os_version,
         "isManaged": plan.enrolled,
         "isCompliant": plan.enrolled,
         "managementType": "MDM" if plan.enrolled else None,
         "mdmAppId": "0000000a-0000-0000-c000-000000000000" if plan.enrolled else None,
         "deviceOwnership": "Personal" if plan.join == "registered" else "Company",
         "enrollmentType": "AzureDomainJoined" if plan.join == "entra" else None,
-        "manufacturer": "Contoso Devices",
+        "manufacturer": plan.shown.manufacturer,
         "model": plan.model,
         "deviceVersion": 2,
         "onPremisesSyncEnabled": True if plan.join == "hybrid" else None,
@@ -155,7 +174,7 @@ def make_records(plan: Blueprint) -> Records:
         "purchaseOrderIdentifier": "",
         "serialNumber": plan.serial,
         "productKey": "",
-        "manufacturer": "Contoso Devices",
+        "manufacturer": plan.shown.manufacturer,
         "model": plan.model,
         "enrollmentState": "enrolled" if plan.enrolled else "notContacted",
         "lastContactedDateTime": exact(plan.start - timedelta(days=3)) if plan.enrolled else NEVER,
@@ -169,9 +188,9 @@ def make_records(plan: Blueprint) -> Records:
         "displayName": "",
     }
     beta: Json = {
-        "joinType": joined,
+        "joinType": plan.shown.join_type or joined,
         "autopilotEnrolled": plan.autopilot and plan.join != "registered",
-        "skuFamily": "Enterprise",
+        "skuFamily": plan.shown.sku_family,
         "skuNumber": 4,
         "chassisType": "laptop",
         "deviceType": "windowsRT",
@@ -185,12 +204,15 @@ def make_records(plan: Blueprint) -> Records:
 
 
 def old_actions(plan: Blueprint, since: datetime) -> list[Json]:
-    """Actions of long ago, some of them resets: proof of nothing that happens now."""
+    """Actions of before the start, some of them resets: proof of nothing that happens now."""
     done = [("factoryReset", 300), ("quickScan", 120), ("remoteLock", 60), ("quickScan", 20)]
     results: list[Json] = []
     for name, days in done[plan.ordinal % 2 :]:
         at = max(since, plan.start - timedelta(days=days))
         results.append(_action_json(ActionResult(name, "done", at, at + timedelta(minutes=4))))
+    for name, state, age in plan.shown.unsettled:
+        at = plan.start - age
+        results.append({**_action_json(ActionResult(name, "pending", at, at)), "actionState": state})
     return results
 
 
@@ -281,6 +303,9 @@ def _shown_value(
         return seconds(instant(value))
     if not value and name in SWAPPED and quirks.null_swaps:
         return SWAPPED[name] if listing else None
+    if name == "joinType" and quirks.join_type != "right" and device.ordinal % 5 == 3:
+        before = {"azureADJoined": "azureADRegistered"}.get(str(value), "azureADJoined")
+        return "unknown" if quirks.join_type == "unknown" else before
     if name in UNPUBLISHED and quirks.strange_enum_members and device.ordinal % 5 == 4:
         return UNPUBLISHED[name][0]
     return value
@@ -292,7 +317,7 @@ def action_results(device: Device, record: IntuneRecord, quirks: Quirks) -> list
     old = source.get("deviceActionResults") if str(source.get("id")).lower() == record.id else None
     results: list[Json] = [dict(result) for result in old if isinstance(result, dict)] if isinstance(old, list) else []
     if not quirks.old_action_results:
-        results = []
+        results = [result for result in results if result.get("actionState") in ("pending", "active")]
     results += [_action_json(action, quirks.clock_offset) for action in record.actions]
     if quirks.untyped_action_results:
         for result in results[1::2]:

@@ -51,6 +51,10 @@ AUTOPILOT_IDENTITY = kinds("v1.0", "windowsAutopilotDeviceIdentity")
 AUTOPILOT_IDENTITY_BETA = kinds("beta", "windowsAutopilotDeviceIdentity")
 """beta spells the Entra device id a second way, azureAdDeviceId."""
 AUDIT = kinds("beta", "remoteActionAudit")
+GROUP = kinds("v1.0", "group")
+OVERVIEW = kinds("v1.0", "managedDeviceOverview")
+OS_SUMMARY = kinds("v1.0", "deviceOperatingSystemSummary")
+EXCHANGE_SUMMARY = kinds("v1.0", "deviceExchangeAccessStateSummary")
 APPROVAL = kinds("beta", "operationApprovalRequest")
 
 MANAGED_DEVICE_FILTERS: Mapping[str, frozenset[str]] = MappingProxyType(

@@ -1,6 +1,7 @@
 """The tenant over HTTP: Graph's calls, the token endpoint, and /sandbox/... to look behind the scenes."""
 
 import asyncio
+import random
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from sandbox.tenant.approvals import Decision
 from sandbox.tenant.calls import Answer, Call, Fault
 from sandbox.tenant.devices import Behaviour, Device, Json, Truth
 from sandbox.tenant.graph import Tenant
+from sandbox.tenant.groups import MemberError
 from sandbox.tenant.har import HarFile
 from sandbox.tenant.pace import paced
 from sandbox.tenant.quirks import Quirks
@@ -75,8 +77,15 @@ def build_app(
             body=body,
             base_url=f"{request.url.scheme}://{request.url.netloc}",
         )
-        answer = tenant.answer(call, began)
+        await _on_the_way()
+        answer = tenant.answer(call, clock())
+        await _on_the_way()
         return _respond(request, body, answer, began, tick)
+
+    async def _on_the_way() -> None:
+        """A call may take long to arrive, and its answer too."""
+        if tenant.quirks.answers_within:
+            await asyncio.sleep(random.random() * tenant.quirks.answers_within.total_seconds() / 2)
 
     async def token(request: Request) -> Response:
         began, tick = clock(), time.perf_counter()
@@ -149,7 +158,17 @@ def build_app(
         except ValidationError as error:
             raise HTTPException(400, str(error)) from None
         code = change.get("code")
-        return JSONResponse({"decided": tenant.approvals.decide(None if code is None else str(code), decision)})
+        decided = tenant.approvals.decide(None if code is None else str(code), decision, clock(), tenant.quirks)
+        return JSONResponse({"decided": decided})
+
+    async def change_group(request: Request) -> Response:
+        change = await _object(request)
+        add, remove = (change.get(one, []) for one in ("add", "remove"))
+        try:
+            group = tenant.groups.change(request.path_params["name"], _texts(add), _texts(remove), clock())
+        except MemberError as error:
+            raise HTTPException(404, str(error)) from None
+        return JSONResponse({"id": group.id, "name": group.name, "members": sorted(group.members)})
 
     async def calls(_: Request) -> Response:
         return JSONResponse(tenant.counts.report())
@@ -170,6 +189,7 @@ def build_app(
             Route("/sandbox/quirks", change_quirks, methods=["GET", "POST"]),
             Route("/sandbox/faults", arm, methods=["POST", "DELETE"]),
             Route("/sandbox/approvals", decide, methods=["POST"]),
+            Route("/sandbox/groups/{name:path}", change_group, methods=["POST"]),
             Route("/{tenant}/oauth2/v2.0/token", token, methods=["POST"]),
             Route("/{path:path}", graph, methods=["GET", "POST", "PATCH", "PUT", "DELETE", "OPTIONS"]),
         ],
@@ -194,6 +214,12 @@ async def _object(request: Request) -> Json:
     if not isinstance(body, dict):
         raise HTTPException(400, "the body must be a JSON object")
     return body
+
+
+def _texts(value: object) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(one, str) for one in value):
+        raise HTTPException(400, "add and remove are lists of texts")
+    return value
 
 
 def _truth(device: Device, now: datetime) -> Json:

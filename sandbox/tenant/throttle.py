@@ -15,6 +15,8 @@ class Window:
     def __init__(self, limit: int, span: timedelta) -> None:
         self.limit = limit
         self.span = span
+        self.refused = 0
+        """Calls that were too many so far."""
         self._times: deque[datetime] = deque()
 
     def take(self, now: datetime, *, count_refused: bool = True) -> int | None:
@@ -26,6 +28,7 @@ class Window:
             self._times.append(now)
         if not full:
             return None
+        self.refused += 1
         freed_by = self._times[max(0, len(self._times) - self.limit)] if self.limit else now
         return max(1, ceil((freed_by + self.span - now).total_seconds()))
 

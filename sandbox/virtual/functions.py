@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 from zoneinfo import ZoneInfo
 
 from sandbox.host.config import HostOptions, load_host_options
 from sandbox.host.ncrontab import following, parse
 from sandbox.memory import LeaseLostError, Message
-from sandbox.virtual.storage import VirtualQueues
 from shared.domain.windows import Windows
 from shared.messages.queues import CONTROL, DISPATCH, NOTICES, REQUESTS
 from shared.pipeline.control import control
@@ -57,19 +57,43 @@ def host_options() -> HostOptions:
     return load_host_options(APP, {})
 
 
+class Listened(Protocol):
+    """Queues as the host listens to them: see `sandbox.memory.MemoryQueues`."""
+
+    async def send(self, queue: str, body: str) -> None: ...
+
+    async def receive(self, queue: str, limit: int, lease: timedelta) -> list[Message]: ...
+
+    async def delete(self, queue: str, message: Message) -> None: ...
+
+    async def hide(self, queue: str, message: Message, time: timedelta) -> Message: ...
+
+    async def visible(self, queue: str) -> None: ...
+
+
+async def _never_rest(timer: str) -> bool:  # noqa: ARG001 - a timer that rests may tell them apart
+    return False
+
+
 @dataclass
 class Instance:
     """The app running on one machine, until it is stopped, at whatever it is doing."""
 
     parts: Parts
-    queues: VirtualQueues
+    queues: Listened
     random: random.Random
     options: HostOptions
     schedules: Mapping[str, str]
     plan: Windows = field(default_factory=Windows)
     failures: list[str] = field(default_factory=list)
     """What functions raised: the host logs it, and gives the message another try."""
+    rest: Callable[[str], Awaitable[bool]] = _never_rest
+    """Asked at every tick of a timer, by its name: sleeps through ticks at which there is nothing to do, and says
+    whether it did."""
+    failed: Callable[[str, Exception], None] | None = None
+    """Told of what functions raised."""
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _listeners: list[asyncio.Task[None]] = field(default_factory=list)
 
     def start(self) -> None:
         """Start every listener."""
@@ -80,10 +104,15 @@ class Instance:
             "sync": sync,
         }
         for name, tick in timers.items():
-            self._spawn(self._timer(name, self.schedules[name], tick))
+            self._listeners.append(self._spawn(self._timer(name, self.schedules[name], tick)))
         for queue, stage in TRIGGERS.items():
-            self._spawn(self._listen(queue, stage))
-            self._spawn(self._listen(queue + POISON, partial(_poison, queue)))
+            self._listeners.append(self._spawn(self._listen(queue, stage)))
+            self._listeners.append(self._spawn(self._listen(queue + POISON, partial(_poison, queue))))
+
+    def listen_no_more(self) -> None:
+        """Take no more messages and no more ticks; what is being done goes on, as when the host is told to end."""
+        for task in self._listeners:
+            task.cancel()
 
     async def stop(self) -> None:
         """End everything where it stands, as when the machine dies. Raises what broke a listener itself."""
@@ -114,6 +143,8 @@ class Instance:
                 await stage
         except Exception as error:
             self.failures.append(f"{name}: {error!r}")
+            if self.failed is not None:
+                self.failed(name, error)
             log.warning("%s failed", name, exc_info=error)
             return False
         return True
@@ -124,6 +155,9 @@ class Instance:
         due = following(times, self.parts.clock(), UTC)
         while True:
             await asyncio.sleep((due - self.parts.clock()).total_seconds())
+            if await self.rest(name):
+                due = following(times, self.parts.clock(), UTC)
+                continue
             began = self.parts.clock()
             await self._run(name, stage(self.parts))
             due = following(times, began, UTC)
@@ -163,8 +197,8 @@ class Instance:
                 await self._bury(queue, message)
             else:
                 await self.queues.hide(queue, message, options.visibility_timeout)
-        except LeaseLostError as error:
-            log.warning("%s: %s is somebody else's now", queue, error)
+        except (LeaseLostError, OSError) as error:
+            log.warning("%s: the message comes again, or is somebody else's now: %s", queue, error)
 
     async def _bury(self, queue: str, message: Message) -> None:
         await self.queues.send(queue + POISON, message.body)

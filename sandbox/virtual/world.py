@@ -9,11 +9,12 @@ import random
 import tomllib
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Self, cast
 
+import httpx
 from pydantic import TypeAdapter
 
 from sandbox.memory import MemoryTable
@@ -34,14 +35,14 @@ from shared.domain.windows import Windows
 from shared.graph.credential import StaticTokenCredential
 from shared.graph.endpoint import GraphEndpoint
 from shared.graph.gateway import GraphIntune, Patience
-from shared.messages.queues import CONTROL, REQUESTS, TRIGGERING
+from shared.messages.queues import CONTROL, REQUESTS, TRIGGERING, Queues
 from shared.pipeline.pace import Paced
 from shared.pipeline.parts import Parts
 from shared.pipeline.ports import Intune
 from shared.pipeline.status import RequestStatus, request_status
 from shared.state import rows
 from shared.state.store import END, Store
-from shared.state.table import Change, ChangeKind
+from shared.state.table import Change, ChangeKind, Table
 
 START = datetime(2026, 11, 21, 9, 0, tzinfo=UTC)
 _GRAPH = "http://127.0.0.1"
@@ -97,11 +98,13 @@ class World:
     ) -> AsyncIterator[Self]:
         """The scenario at its start, with one instance of the app running."""
         calls = Counter[str]()
+        fleet = scenario.fleet(seed, start)
         tenant = Tenant(
-            scenario.fleet(seed, start),
+            fleet,
             _random(seed, "tenant"),
             tenant_id=scenario.tenant.id,
             roles=scenario.tenant.roles,
+            groups=scenario.directory(fleet),
         )
         loop = asyncio.get_running_loop()
         speed, ways = speed or Speed(), _random(seed, "queues")
@@ -155,30 +158,8 @@ class World:
         table = VirtualTable(
             self.table, lambda: chance.uniform(*self.speed.storage), self.calls, committed=self._committed
         )
-        connected: list[Intune] = []
-
-        async def intune() -> Intune:
-            if not connected:
-                transport = TenantTransport(self.tenant, self.now, lambda: chance.uniform(*self.speed.graph))
-                gateway = await GraphIntune.create(
-                    GraphEndpoint.parse(_GRAPH),
-                    StaticTokenCredential(self.tenant.token),
-                    transport=transport,
-                    now=self.now,
-                    patience=Patience(jitter=chance.random),
-                )
-                connected.append(Paced(gateway, parts))
-            return connected[0]
-
-        parts = Parts(
-            store=Store(table),
-            queues=self.queues,
-            intune=intune,
-            policy=self.policy,
-            clock=self.now,
-            new_id=lambda: str(uuid.UUID(int=ids.getrandbits(128), version=4)),
-            sleep=asyncio.sleep,
-        )
+        transport = TenantTransport(self.tenant, self.now, lambda: chance.uniform(*self.speed.graph))
+        parts = parts_of(self.policy, table, self.queues, transport, self.tenant.token, self.now, chance, ids)
         instance = Instance(parts, self.queues, chance, host_options(), schedules(), self.plan)
         instance.start()
         self.instances.append(instance)
@@ -322,6 +303,43 @@ class World:
             before=self.before,
             truth=self.truth(),
         )
+
+
+def parts_of(
+    policy: Policy,
+    table: Table,
+    queues: Queues,
+    transport: httpx.AsyncBaseTransport,
+    token: str,
+    clock: Callable[[], datetime],
+    chance: random.Random,
+    ids: random.Random,
+) -> Parts:
+    """The parts of one instance: the app's own, over these ways to storage and to Graph."""
+    connected: list[Intune] = []
+
+    async def intune() -> Intune:
+        if not connected:
+            gateway = await GraphIntune.create(
+                GraphEndpoint.parse(_GRAPH),
+                StaticTokenCredential(token),
+                transport=transport,
+                now=clock,
+                patience=Patience(jitter=chance.random),
+            )
+            connected.append(Paced(gateway, parts))
+        return connected[0]
+
+    parts = Parts(
+        store=Store(table),
+        queues=queues,
+        intune=intune,
+        policy=policy,
+        clock=clock,
+        new_id=lambda: str(uuid.UUID(int=ids.getrandbits(128), version=4)),
+        sleep=asyncio.sleep,
+    )
+    return parts
 
 
 def _random(seed: int, use: str) -> random.Random:

@@ -192,6 +192,9 @@ def describe(proof: Proof) -> dict[str, str]:
         "primaryUserGone": proof.user_gone,
         "actionOpenAfterTaken": proof.open_late,
         "primaryUserStillThereAfterTaken": proof.user_late,
+        "stateIssuedAfterTaken": proof.issued_late,
+        "stateBack": proof.issued_late and proof.state_back,
+        "checkedInAgainSoon": proof.awake,
     }
     shown = {name: at.isoformat() for name, at in times.items() if at}
     return shown | {name: "yes" for name, so in facts.items() if so}

@@ -12,7 +12,7 @@ from shared.domain.devices import DeviceFacts, Sighting
 from shared.domain.eligibility import same_device
 from shared.domain.guardrails import tomorrow
 from shared.domain.ids import OrderId
-from shared.domain.orders import Answer, AnswerKind
+from shared.domain.orders import AdminDecision, Answer, AnswerKind
 from shared.domain.policy import Policy
 from shared.domain.reasons import Code, Reason
 from shared.domain.reset import Event, EventKind, Reset
@@ -28,7 +28,11 @@ from shared.domain.states import (
 from shared.domain.timing import deadline, sync_gap
 
 RETRY_THROTTLED = timedelta(seconds=30)
-"""How long to wait after a 429 that does not say how long (Retry-After is often missing)."""
+"""How long to wait after a 429 that does not say how long (Retry-After is often missing); doubled at each order."""
+
+MOST_DOUBLINGS = 5
+"""So that the waits between orders that are not taken grow to 16 minutes: a tenant's wipes of the day may be used up
+without Graph saying so."""
 
 MAX_ORDERS = 3
 """Orders of one turnaround whose answers were lost, before a person decides."""
@@ -53,6 +57,8 @@ class Judged:
     hold: Reason | None = None
     until: datetime | None = None
     """When what holds it is over by itself; None: only a command ends it."""
+    seen: dict[str, str] | None = None
+    """The facts that were weighed, with their times; None where they are in the history already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +113,49 @@ class Commanded:
 
 
 @dataclass(frozen=True, slots=True)
-class Resumed:
-    """The halt was lifted."""
+class Released:
+    """What held it, by this code, is over."""
+
+    code: Code
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """What holds it will not end by itself: no further wave of its request starts."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Declined:
+    """The second person who was asked said no."""
 
     by: str
+    why: str
 
 
-Happening = Woken | Judged | Sending | Answered | Reconciled | SyncAnswered | Commanded | Resumed | Sighting
+@dataclass(frozen=True, slots=True)
+class AdminDecided:
+    """Intune was asked what its administrators decided about the order under this code."""
+
+    code: str
+    decision: AdminDecision
+
+
+Happening = (
+    Woken
+    | Judged
+    | Sending
+    | Answered
+    | Reconciled
+    | SyncAnswered
+    | Commanded
+    | Released
+    | Stopped
+    | Declined
+    | AdminDecided
+    | Sighting
+)
 
 
 class Effect(StrEnum):
@@ -166,16 +208,26 @@ def step(reset: Reset, happening: Happening, now: datetime, policy: Policy, who:
             _sync_answered(course, happening.answer)
         case Commanded():
             _commanded(course, happening)
-        case Resumed():
-            if reset.state is State.HELD and reset.reason is not None and reset.reason.code is Code.HALTED:
+        case Released():
+            if _held_by(reset, happening.code):
                 _clear(course)
+        case Stopped():
+            if _held_by(reset, Code.WAITS_FOR_WAVE):
+                _refuse(course, Reason(Code.WAVE_FAILED, happening.why), to=State.ATTENTION)
+        case Declined():
+            course.who = happening.by
+            if _held_by(reset, Code.APPROVAL_NEEDED):
+                _refuse(course, Reason(Code.APPROVAL_REFUSED, f"By {happening.by}: {happening.why}"))
+        case AdminDecided():
+            _admin_decided(course, happening)
         case _:
             _sighted(course, happening)
     return course.decision()
 
 
-_WAIT_IS_TOLD = frozenset({Code.HALTED, Code.DAILY_LIMIT})
-"""Who asked for a later time knows of it; other waits are told, with the date where there is one."""
+_WAIT_IS_TOLD = frozenset({Code.HALTED, Code.DAILY_LIMIT, Code.HOURLY_LIMIT, Code.FLEET_SHARE, Code.APPROVAL_NEEDED})
+"""Who asked for a later time knows of it, and waves are no news; other waits are told, with the date where there is
+one."""
 
 
 @dataclass(slots=True)
@@ -235,7 +287,7 @@ class _Course:
             attention_from=before.state if to is State.ATTENTION else None,
         )
         waits = to is State.HELD and reason is not None and reason.code in _WAIT_IS_TOLD
-        told = waits or to in TERMINAL or State.ATTENTION in (to, before.state)
+        told = waits or to is State.AWAITING_ADMIN_APPROVAL or to in TERMINAL or State.ATTENTION in (to, before.state)
         self.note(EventKind.MOVED, told=told, reason=reason, evidence=evidence, before=before)
 
     def decision(self) -> Decision:
@@ -245,8 +297,12 @@ class _Course:
 # --- before the reset is sent -------------------------------------------------------------------------------------
 
 
-def _clear(course: _Course) -> None:
-    course.move(State.CLEARED)
+def _held_by(reset: Reset, code: Code) -> bool:
+    return reset.state is State.HELD and reset.reason is not None and reset.reason.code is code
+
+
+def _clear(course: _Course, evidence: dict[str, str] | None = None) -> None:
+    course.move(State.CLEARED, evidence=evidence)
     course.set(next_step=course.now + course.policy.redispatch_after)
     course.effects.add(Effect.DISPATCH)
 
@@ -255,26 +311,56 @@ def _judged(course: _Course, judged: Judged) -> None:
     reset = course.reset
     if reset.state not in (State.RECEIVED, State.CLEARED):
         return
-    if judged.refusal is not None and reset.doubtful:
-        course.move(State.ATTENTION, Reason(Code.SEND_UNKNOWN, judged.refusal.sentence))
-    elif judged.refusal is not None:
-        course.move(State.REFUSED, judged.refusal)
+    if judged.refusal is not None:
+        _refuse(course, judged.refusal, judged.seen)
+    elif judged.hold is not None and _too_late(reset, judged.until or course.now):
+        words = f"It would have to wait until {judged.until:%Y-%m-%d %H:%M} UTC. " if judged.until else ""
+        _refuse(course, Reason(Code.REQUEST_EXPIRED, f"{words}{judged.hold.sentence}"), judged.seen)
+    elif judged.hold is not None and judged.hold.code is Code.WAVE_FAILED:
+        _refuse(course, judged.hold, judged.seen, to=State.ATTENTION)  # only a person can let it go
+    elif judged.hold is not None and judged.hold.code is Code.APPROVAL_REFUSED:
+        _refuse(course, judged.hold, judged.seen)
     elif judged.hold is not None:
-        course.move(State.HELD, judged.hold)
-        course.set(next_step=judged.until, deadline=deadline(State.HELD, course.now, course.policy, judged.until))
+        course.move(State.HELD, judged.hold, judged.seen)
+        course.set(next_step=judged.until, deadline=_held_until(course, judged))
     elif reset.state is State.RECEIVED:
-        _clear(course)
+        _clear(course, judged.seen)
+
+
+def _held_until(course: _Course, judged: Judged) -> datetime:
+    code, expires_at = judged.hold.code if judged.hold else None, course.reset.expires_at
+    if code is Code.APPROVAL_NEEDED:
+        return course.now + course.policy.approval_within
+    if code is Code.WAITS_FOR_WAVE and expires_at is not None:
+        return expires_at
+    return deadline(State.HELD, course.now, course.policy, judged.until)
+
+
+def _too_late(reset: Reset, at: datetime) -> bool:
+    return reset.expires_at is not None and at >= reset.expires_at
+
+
+def _refuse(course: _Course, reason: Reason, seen: dict[str, str] | None = None, to: State = State.REFUSED) -> None:
+    """End it unsent; where an earlier order may have been carried out after all, only a person can."""
+    if course.reset.doubtful:
+        detail = reason.detail if reason.code is Code.SEND_UNKNOWN else reason.sentence
+        course.move(State.ATTENTION, Reason(Code.SEND_UNKNOWN, detail), seen)
+    else:
+        course.move(to, reason, seen)
 
 
 def _sending(course: _Course, sending: Sending) -> None:
     reset, now, policy = course.reset, course.now, course.policy
     if reset.state is not State.CLEARED:
         return
-    if reset.doubtful and not _may_send_again(reset, sending.facts, now, policy):
+    if reset.doubtful and not may_send_again(reset, sending.facts, now, policy):
         course.move(State.ATTENTION, Reason(Code.SEND_UNKNOWN))
         return
     if sending.facts is not None and not same_device(reset.before, sending.facts.managed):
         course.move(State.ATTENTION, Reason(Code.FACTS_CHANGED))
+        return
+    if _too_late(reset, now):
+        _refuse(course, Reason(Code.REQUEST_EXPIRED))
         return
     if reset.ready_by is not None and now >= reset.ready_by and not reset.late_told:
         course.move(State.ATTENTION, Reason(Code.NOT_SENT_IN_TIME))
@@ -295,7 +381,7 @@ def _sending(course: _Course, sending: Sending) -> None:
     course.set(next_step=now + policy.reconcile_after)
 
 
-def _may_send_again(reset: Reset, facts: DeviceFacts | None, now: datetime, policy: Policy) -> bool:
+def may_send_again(reset: Reset, facts: DeviceFacts | None, now: datetime, policy: Policy) -> bool:
     """After a lost answer: only within minutes, and only while the device provably has not checked in since."""
     if facts is None or reset.sent_at is None or now > reset.sent_at + policy.sending_for:
         return False
@@ -334,7 +420,8 @@ def _answered(course: _Course, answered: Answered) -> None:
         case AnswerKind.THROTTLED | AnswerKind.NOT_SENT:
             course.set(order=None)
             course.move(State.CLEARED, evidence={"answer": answer.kind.value, "detail": answer.detail})
-            course.set(next_step=now + (answer.retry_after or RETRY_THROTTLED))
+            again = RETRY_THROTTLED * 2 ** min(reset.attempt - 1, MOST_DOUBLINGS)
+            course.set(next_step=now + (answer.retry_after or again))
         case AnswerKind.DAILY_LIMIT:
             course.set(order=None)
             until = tomorrow(now)
@@ -342,10 +429,18 @@ def _answered(course: _Course, answered: Answered) -> None:
             course.move(State.HELD, Reason(Code.DAILY_LIMIT, detail))
             course.set(next_step=until, deadline=deadline(State.HELD, now, policy, until))
         case AnswerKind.FORBIDDEN:
-            course.set(order=None)
+            # An approval that is used up or has run out is forbidden too: the next order asks for another.
+            course.set(order=None, approval_code="")
             course.move(State.ATTENTION, Reason(Code.FORBIDDEN_BY_GRAPH, answer.detail))
+        case AnswerKind.APPROVAL_REQUIRED if answer.approval_code not in (None, "", reset.approval_code):
+            course.set(order=None, approval_code=answer.approval_code)
+            evidence = {"approvalCode": answer.approval_code}
+            course.move(State.AWAITING_ADMIN_APPROVAL, Reason(Code.ADMIN_APPROVAL_REQUIRED, answer.detail), evidence)
+            course.set(next_step=now + policy.admin_approval_poll)
         case AnswerKind.APPROVAL_REQUIRED:
-            course.set(order=None)
+            # Another request for this device waits there, or it does not take the approval that it gave: without a new
+            # code of our own nothing can be followed.
+            course.set(order=None, approval_code="")
             course.move(State.ATTENTION, Reason(Code.ADMIN_APPROVAL_REQUIRED, answer.detail))
         case AnswerKind.NOT_FOUND:
             course.set(order=None)
@@ -355,6 +450,27 @@ def _answered(course: _Course, answered: Answered) -> None:
             course.move(State.FAILED, Reason(Code.REJECTED_BY_GRAPH, answer.detail))
         case _:
             course.note(EventKind.ORDER_DOUBTFUL, evidence={"detail": answer.detail})
+
+
+def _admin_decided(course: _Course, decided: AdminDecided) -> None:
+    """Their consent gives the device another turn, in which the very same order is sent with the code."""
+    reset = course.reset
+    if reset.state is not State.AWAITING_ADMIN_APPROVAL or reset.approval_code != decided.code:
+        return
+    match decided.decision:
+        case AdminDecision.APPROVED:
+            _clear(course, {"adminApproval": "approved"})
+        case AdminDecision.REJECTED | AdminDecision.CANCELLED:
+            course.move(State.REFUSED, Reason(Code.ADMIN_APPROVAL_REJECTED, f"It was {decided.decision.value} there."))
+        case AdminDecision.EXPIRED:
+            course.set(approval_code="")
+            course.move(State.ATTENTION, Reason(Code.ADMIN_APPROVAL_EXPIRED))
+        case AdminDecision.COMPLETED:
+            # Somebody sent it with our code: never send it again, and take what Graph shows of it as the proof.
+            course.set(doubtful=True)
+            course.move(State.ATTENTION, Reason(Code.SEND_UNKNOWN, "Intune shows the approved order as carried out."))
+        case _:
+            course.set(next_step=course.now + course.policy.admin_approval_poll)
 
 
 _REFUSED = frozenset(
@@ -412,6 +528,8 @@ def _silent_since(reset: Reset, last_sync: datetime | None) -> bool:
 
 # --- proof --------------------------------------------------------------------------------------------------------
 
+_BEFORE_THE_ANSWER = frozenset({State.SENDING, State.CLEARED, State.HELD, State.AWAITING_ADMIN_APPROVAL})
+
 
 def _sighted(course: _Course, sighting: Sighting) -> None:
     reset, policy = course.reset, course.policy
@@ -422,7 +540,7 @@ def _sighted(course: _Course, sighting: Sighting) -> None:
         reset = course.reset
     if reset.state not in WATCHED:
         return
-    in_doubt = reset.state is State.SENDING or reset.attention_from in (State.SENDING, State.CLEARED, State.HELD)
+    in_doubt = reset.state is State.SENDING or reset.attention_from in _BEFORE_THE_ANSWER
     if in_doubt and not evidence.proves_order(reset, sighting):
         return
     if not sighting.exists:
@@ -501,6 +619,9 @@ def _call(course: _Course, reason: Reason, shown: dict[str, str] | None = None) 
 
 def _woken(course: _Course) -> None:
     reset, now = course.reset, course.now
+    if reset.state in NOTHING_SENT and _too_late(reset, now):
+        _refuse(course, Reason(Code.REQUEST_EXPIRED))
+        return
     if reset.ready_by is not None and now >= reset.ready_by and not reset.late_told:
         course.set(late_told=True)
         course.note(EventKind.LATE, told=True, evidence={"readyBy": reset.ready_by.isoformat()})
@@ -521,6 +642,8 @@ def _next_step(course: _Course) -> None:
         case State.CLEARED:
             course.set(next_step=now + policy.redispatch_after)
             course.effects.add(Effect.DISPATCH)
+        case State.AWAITING_ADMIN_APPROVAL:
+            course.set(next_step=now + policy.admin_approval_poll)
         case State.TRIGGERED | State.SETTLING if reset.syncs < policy.sync_attempts:
             _force_sync(course)
         case State.TRIGGERED:
@@ -574,6 +697,7 @@ _OVERDUE = {
     State.HELD: Code.NOT_SENT_IN_TIME,
     State.CLEARED: Code.NOT_SENT_IN_TIME,
     State.SENDING: Code.SEND_UNKNOWN,
+    State.AWAITING_ADMIN_APPROVAL: Code.ADMIN_APPROVAL_EXPIRED,
     State.TRIGGERED: Code.NOT_CHECKED_IN,
     State.RESETTING: Code.RESET_TOO_LONG,
     State.SETTLING: Code.NOT_PROVEN,
@@ -585,8 +709,12 @@ def _overdue(course: _Course) -> None:
     if reset.state is State.ATTENTION:
         code = reset.reason.code if reset.reason else Code.NOT_PROVEN
         course.move(State.FAILED, Reason(Code.NOBODY_ACTED, f"It needed a person because: {code}."))
+    elif _held_by(reset, Code.APPROVAL_NEEDED):
+        _refuse(course, Reason(Code.APPROVAL_EXPIRED))
     else:
         code = Code.SEND_UNKNOWN if reset.doubtful and reset.state in NOTHING_SENT else _OVERDUE[reset.state]
+        if reset.state is State.AWAITING_ADMIN_APPROVAL:
+            course.set(approval_code="")  # nobody agreed under it
         course.move(State.ATTENTION, Reason(code), evidence.describe(reset.proof))
 
 
@@ -599,14 +727,12 @@ def _commanded(course: _Course, commanded: Commanded) -> None:
     because = {"command": commanded.command.value, "why": commanded.why}
     sent = reset.order is not None or reset.doubtful
     match commanded.command, reset.state:
-        case Command.CANCEL, State.HELD | State.CLEARED:
-            course.move(State.CANCELLED, Reason(Code.CANCELLED), because)
-        case Command.CANCEL, State.ATTENTION:
+        case Command.CANCEL, State.HELD | State.CLEARED | State.AWAITING_ADMIN_APPROVAL | State.ATTENTION:
             course.move(State.CANCELLED, Reason(Code.RESET_ALREADY_SENT if sent else Code.CANCELLED), because)
         case Command.RETRY, State.ATTENTION if not sent:
-            course.move(State.CLEARED, evidence=because)
-            course.set(next_step=course.now + course.policy.redispatch_after)
-            course.effects.add(Effect.DISPATCH)
+            if reset.reason is not None and reset.reason.code is Code.WAVE_FAILED:
+                course.set(wave=0)  # whoever retries a device of a stopped wave lets it go
+            _clear(course, because)
         case Command.RETRY, State.ATTENTION if reset.attention_from is State.TRIGGERED:
             course.move(State.TRIGGERED, evidence=because)
             course.set(next_step=course.now)

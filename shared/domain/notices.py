@@ -16,18 +16,26 @@ class NoticeType(StrEnum):
 
     REQUEST_ACCEPTED = "request.accepted"
     REQUEST_REFUSED = "request.refused"
+    REQUEST_APPROVAL_NEEDED = "request.approval_needed"
+    """A second person must approve it; `evidence` has the digest to approve."""
+    REQUEST_APPROVED = "request.approved"
+    REQUEST_STOPPED = "request.stopped"
+    """Too few devices of a wave became ready: the rest waits for a person."""
     DEVICE_REFUSED = "device.refused"
     DEVICE_READY = "device.ready"
     DEVICE_FAILED = "device.failed"
     DEVICE_CANCELLED = "device.cancelled"
     DEVICE_ATTENTION = "device.attention"
     DEVICE_HELD = "device.held"
-    """The halt or the day's limit keeps it waiting; `message` has the date where there is one."""
+    """The halt, a limit or Intune's administrators keep it waiting; `message` has the date where there is one."""
     DEVICE_RESUMED = "device.resumed"
     """It goes on after it needed a person."""
     DEVICE_LATE = "device.late"
     COMMAND_REFUSED = "command.refused"
     MESSAGE_POISONED = "message.poisoned"
+    HALTED = "halted"
+    """Nothing is sent any more: `message` says who halted it and why."""
+    RESUMED = "resumed"
 
 
 _BY_END = {
@@ -37,12 +45,18 @@ _BY_END = {
     State.CANCELLED: NoticeType.DEVICE_CANCELLED,
     State.ATTENTION: NoticeType.DEVICE_ATTENTION,
     State.HELD: NoticeType.DEVICE_HELD,
+    State.AWAITING_ADMIN_APPROVAL: NoticeType.DEVICE_HELD,
 }
 _BY_KIND = {
     EventKind.ACCEPTED: NoticeType.REQUEST_ACCEPTED,
     EventKind.LATE: NoticeType.DEVICE_LATE,
     EventKind.COMMAND_REFUSED: NoticeType.COMMAND_REFUSED,
     EventKind.POISONED: NoticeType.MESSAGE_POISONED,
+    EventKind.APPROVAL_NEEDED: NoticeType.REQUEST_APPROVAL_NEEDED,
+    EventKind.APPROVED: NoticeType.REQUEST_APPROVED,
+    EventKind.WAVES_STOPPED: NoticeType.REQUEST_STOPPED,
+    EventKind.HALTED: NoticeType.HALTED,
+    EventKind.RESUMED: NoticeType.RESUMED,
 }
 
 
@@ -76,7 +90,7 @@ def notice(event: Event, queue: str, known: Mapping[str, str | None] | None = No
         data |= {"code": event.reason.code, "message": event.reason.sentence, "remedy": event.reason.remedy}
     if event.evidence:
         data["evidence"] = dict(event.evidence)
-    return Notice(notice_id(event), kind, str(about), queue, data)
+    return Notice(notice_id(event), kind, about or "turnaround", queue, data)
 
 
 def notice_id(event: Event) -> str:
@@ -87,11 +101,11 @@ def notice_id(event: Event) -> str:
 
 def _number(event: Event) -> str:
     """Tells events of one thing apart. A turnaround's are counted. A message that is refused again for the
-    same faults, or set aside again, is the same; a command that is refused again was given again."""
+    same faults, or set aside again, is the same; everything else is told apart by its time."""
     if _about_device(event) or event.kind is EventKind.ACCEPTED:
         return str(event.seq)
     what = event.reason.sentence if event.reason is not None else ""
-    when = event.at.isoformat() if event.kind is EventKind.COMMAND_REFUSED else ""
+    when = "" if event.kind in (EventKind.REFUSED, EventKind.POISONED) else event.at.isoformat()
     return hashlib.sha256(f"{what}|{when}".encode()).hexdigest()[:12]
 
 

@@ -6,23 +6,48 @@
 import hashlib
 import json
 import re
+import unicodedata
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
 
 from shared.domain.devices import DeviceReference, ReferenceKind
 from shared.domain.ids import RequestId
 from shared.domain.reasons import Code
+from shared.domain.shown import is_seen, shown
 
 MAX_DEVICES = 5_000
 MAX_MESSAGE_BYTES = 64 * 1024
 RESULTS_QUEUE = "reset-results"
 
-_ID = r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,99}"
-Text = Annotated[str, Field(min_length=1, max_length=500)]
+ID = r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,99}"
+
+
+def _line(text: str) -> str:
+    """What names somebody or something: a character in it that nobody sees could name another than it seems to."""
+    if shown(text) != text:
+        unseen = next(one for one in text if not is_seen(one))
+        raise ValueError(f"{shown(unseen)} is a character that cannot be seen, or a line break")
+    return text
+
+
+def _text(text: str) -> str:
+    """What people wrote: line breaks are theirs, and some scripts need marks that cannot be seen; nothing else is."""
+    if control := next((one for one in text if unicodedata.category(one) == "Cc" and one not in "\t\n\r"), None):
+        raise ValueError(f"{shown(control)} is a control character")
+    return text
 
 
 def _utc(time: datetime) -> datetime:
@@ -32,7 +57,10 @@ def _utc(time: datetime) -> datetime:
 
 
 Instant = Annotated[AwareDatetime, AfterValidator(_utc)]
-Value = Annotated[str, Field(min_length=1, max_length=200)]
+Value = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_line)]
+"""One line in which every character can be seen."""
+Text = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(_text)]
+"""Words of a person; line breaks are allowed."""
 
 
 class _Contract(BaseModel):
@@ -81,7 +109,7 @@ class Part(_Contract):
 class ResetRequest(_Contract):
     """Please return these devices to service."""
 
-    request_id: Annotated[str, Field(pattern=rf"^{_ID}$")] | None = None
+    request_id: Annotated[str, Field(pattern=rf"^{ID}$")] | None = None
     """The sender's own id, and the idempotency key; without it one is derived from the content."""
     requester: Value
     """Who asks: a person's or a system's sign-in name."""
@@ -111,8 +139,9 @@ class ResetRequest(_Contract):
 
     @property
     def header_digest(self) -> str:
-        """SHA-256 of all but devices and part: it must be the same in all parts of a request."""
-        return _sha256(self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"devices", "part"}))
+        """SHA-256 of all but id, devices and part: it must be the same in all parts of a request."""
+        unlike = {"request_id", "devices", "part"}
+        return _sha256(self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=unlike))
 
     @property
     def id(self) -> RequestId:
@@ -121,6 +150,9 @@ class ResetRequest(_Contract):
     def references(self) -> tuple[DeviceReference, ...]:
         """Each device named once, in the order given."""
         return tuple(dict.fromkeys(selector.reference() for selector in self.devices))
+
+
+_REQUEST = TypeAdapter(ResetRequest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,19 +168,47 @@ class RefusedMessage:
     outcome_queue: str
 
 
+def is_request_id(text: str) -> bool:
+    """Whether a request can have this id."""
+    return re.fullmatch(ID, text) is not None
+
+
 def parse(body: str, limit: int = MAX_MESSAGE_BYTES) -> ResetRequest | RefusedMessage:
     """The request in a message's text of at most `limit` bytes, or why it is none. Never raises."""
     if len(body.encode("utf-8", "surrogatepass")) > limit:
         return _refused(body, Code.TOO_LARGE, (f"message: larger than {limit} bytes",))
+    request = checked(_REQUEST, body)
+    return _refused(body, Code.MALFORMED, request) if isinstance(request, tuple) else request
+
+
+def checked[Message](contract: TypeAdapter[Message], body: str) -> Message | tuple[str, ...]:
+    """The message in a text, or what is wrong with it: at most 20 times `field: fault`, each safe to show and of at
+    most 300 characters."""
     try:
-        return ResetRequest.model_validate_json(body)
+        message = contract.validate_json(body)
     except ValidationError as error:
-        problems = tuple(f"{_field(e['loc'])}: {e['msg'].removeprefix('Value error, ')}" for e in error.errors())
-        return _refused(body, Code.MALFORMED, problems[:20])
+        faults = (f"{_field(e['loc'])}: {shown(e['msg'].removeprefix('Value error, '))}" for e in error.errors()[:20])
+        return tuple(fault[:300] for fault in faults)
+    twice = _said_twice(body)
+    return message if twice is None else (f"{_field((twice,))}: is there twice",)
+
+
+def _said_twice(body: str) -> str | None:
+    """A name that an object of this valid JSON has twice: readers disagree about which of the two is meant."""
+    twice: list[str] = []
+
+    def note(pairs: list[tuple[str, object]]) -> None:
+        names: set[str] = set()
+        for name, _ in pairs:
+            twice.extend([name] if name in names else [])
+            names.add(name)
+
+    json.loads(body, object_pairs_hook=note, parse_int=str)  # a number may have more digits than Python reads
+    return twice[0] if twice else None
 
 
 def _field(location: tuple[int | str, ...]) -> str:
-    return ".".join(str(step)[:60] for step in location) or "message"
+    return ".".join(shown(str(step))[:60] for step in location) or "message"
 
 
 def _refused(body: str, code: Code, problems: tuple[str, ...]) -> RefusedMessage:
@@ -159,7 +219,7 @@ def _refused(body: str, code: Code, problems: tuple[str, ...]) -> RefusedMessage
         fields = None
     fields = fields if isinstance(fields, dict) else {}
     named, queue = fields.get("requestId"), fields.get("outcomeQueue")
-    usable = isinstance(named, str) and re.fullmatch(_ID, named) is not None
+    usable = isinstance(named, str) and is_request_id(named)
     valid_queue = isinstance(queue, str) and re.fullmatch(rf"{RESULTS_QUEUE}(-[a-z0-9]+)*", queue) and len(queue) <= 63
     return RefusedMessage(
         code,
@@ -175,13 +235,13 @@ def messages(request: ResetRequest, limit: int) -> list[str]:
 
     Raises ValueError where a single device does not fit.
     """
-    whole = _text(request)
+    whole = _json(request)
     if len(whole.encode()) <= limit:
         return [whole]
     if request.part is not None:
         raise ValueError("a part of a request cannot be split into parts")
     head = request.model_copy(update={"devices": (), "request_id": request.id, "part": Part(number=500, of=500)})
-    room = limit - len(_text(head).encode())
+    room = limit - len(_json(head).encode())
     batches: list[list[DeviceSelector]] = [[]]
     used = 0
     for selector in request.devices:
@@ -194,12 +254,12 @@ def messages(request: ResetRequest, limit: int) -> list[str]:
         batches[-1].append(selector)
         used += size
     return [
-        _text(head.model_copy(update={"devices": tuple(batch), "part": Part(number=number, of=len(batches))}))
+        _json(head.model_copy(update={"devices": tuple(batch), "part": Part(number=number, of=len(batches))}))
         for number, batch in enumerate(batches, start=1)
     ]
 
 
-def _text(request: ResetRequest) -> str:
+def _json(request: ResetRequest) -> str:
     return request.model_dump_json(by_alias=True, exclude_none=True)
 
 

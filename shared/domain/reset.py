@@ -77,6 +77,10 @@ class Reset:
     """Why it is held, needs a person, or ended as it did."""
 
     not_before: datetime | None = None
+    expires_at: datetime | None = None
+    """From then on no reset is sent any more: the device may have another user."""
+    wave: int = 0
+    """The wave of its request that it goes in; 0 where there are none, or where a person freed it."""
     ready_by: datetime | None = None
     late_told: bool = False
 
@@ -84,6 +88,8 @@ class Reset:
     """Orders committed to be sent."""
     order: OrderId | None = None
     """The latest order; None as long as none was made or when the latest provably was not carried out."""
+    approval_code: str = ""
+    """Under it Intune's Multi Admin Approval keeps the latest order."""
     given_up: OrderId | None = None
     """The latest order that was concluded not to have been carried out."""
     sent_at: datetime | None = None
@@ -122,7 +128,16 @@ class EventKind(StrEnum):
     COMMAND_REFUSED = "command_refused"
     HALTED = "halted"
     RESUMED = "resumed"
+    APPROVAL_NEEDED = "approval_needed"
+    """A request waits for a second person."""
+    APPROVED = "approved"
+    DECLINED = "declined"
+    WAVE_OPENED = "wave_opened"
+    WAVES_STOPPED = "waves_stopped"
+    """Too few devices of a wave became ready: the rest waits for a person."""
     WINDOW_OPENED = "window_opened"
+    RETRIED = "retried"
+    """Devices of a request whose reset failed were asked for again, by a new request."""
     POISONED = "poisoned"
 
 

@@ -19,6 +19,10 @@ class State(StrEnum):
     """The reset is about to be sent or was sent a moment ago; written before the call. Only its answer, or proof from
     Graph where the answer was lost, moves it on."""
 
+    AWAITING_ADMIN_APPROVAL = "awaiting_admin_approval"
+    """Intune's Multi Admin Approval stopped the order: nothing was done. The sweep asks what its administrators
+    decided; their consent gives the device another turn."""
+
     TRIGGERED = "triggered"
     """Intune has taken the order; the device has not. Its check-in moves it on, forced where it does not come."""
 
@@ -53,8 +57,8 @@ TERMINAL = frozenset(State) - IN_FLIGHT
 NEEDS_A_PERSON = frozenset({State.ATTENTION})
 """Nothing more happens by itself, but late proof is still taken."""
 
-NOTHING_SENT = frozenset({State.RECEIVED, State.HELD, State.CLEARED})
-"""No reset was ordered: cancelling is exact."""
+NOTHING_SENT = frozenset({State.RECEIVED, State.HELD, State.CLEARED, State.AWAITING_ADMIN_APPROVAL})
+"""No reset was ordered, or none that took effect: cancelling is exact."""
 
 WATCHED = frozenset({State.SENDING, State.TRIGGERED, State.RESETTING, State.SETTLING, State.ATTENTION})
 """What Graph shows of the device is weighed."""
@@ -70,6 +74,7 @@ TRANSITIONS: frozenset[tuple[State, State]] = frozenset(
         (State.RECEIVED, State.ATTENTION),  # intake never came back to it
         (State.HELD, State.CLEARED),  # what held it is over
         (State.HELD, State.CANCELLED),  # withdrawn in time
+        (State.HELD, State.REFUSED),  # not approved, or the request is too old
         (State.HELD, State.ATTENTION),  # held for too long
         (State.CLEARED, State.SENDING),  # its turn has come; written before the call
         (State.CLEARED, State.HELD),  # the halt, or today's limit
@@ -79,8 +84,13 @@ TRANSITIONS: frozenset[tuple[State, State]] = frozenset(
         (State.SENDING, State.TRIGGERED),  # Intune took the order, or proof of it was found
         (State.SENDING, State.CLEARED),  # Intune provably did not take it
         (State.SENDING, State.HELD),  # Intune did not take it: the tenant's wipes of the day are used up
+        (State.SENDING, State.AWAITING_ADMIN_APPROVAL),  # Intune did not take it: its administrators decide first
         (State.SENDING, State.FAILED),  # Intune will never take it
         (State.SENDING, State.ATTENTION),  # a permission, an approval, or a doubt that only a person can settle
+        (State.AWAITING_ADMIN_APPROVAL, State.CLEARED),  # they agreed: it is sent again, with their code
+        (State.AWAITING_ADMIN_APPROVAL, State.REFUSED),  # they did not, or the request is too old
+        (State.AWAITING_ADMIN_APPROVAL, State.CANCELLED),  # withdrawn in time
+        (State.AWAITING_ADMIN_APPROVAL, State.ATTENTION),  # no decision came, or it cannot be known
         (State.TRIGGERED, State.RESETTING),  # the device took the reset
         (State.TRIGGERED, State.FAILED),  # the device took it and it failed
         (State.TRIGGERED, State.ATTENTION),  # the device does not check in, or its record is gone

@@ -13,7 +13,7 @@ from cronsim import CronSim
 from shared.domain.ids import ManagedDeviceId
 from shared.domain.policy import Policy
 from shared.domain.reset import Reset
-from shared.domain.states import DEVICE_MAY_BE_TOLD, State
+from shared.domain.states import DEVICE_MAY_BE_TOLD, NOTHING_SENT, State
 
 FOREVER = datetime(9999, 12, 31, tzinfo=UTC)
 """The deadline of a state that nothing has to follow."""
@@ -48,6 +48,8 @@ def deadline(state: State, now: datetime, policy: Policy, not_before: datetime |
             return now + policy.cleared_for
         case State.SENDING:
             return now + policy.sending_for
+        case State.AWAITING_ADMIN_APPROVAL:
+            return now + policy.admin_approval_for
         case State.TRIGGERED:
             return now + policy.triggered_for
         case State.RESETTING:
@@ -61,9 +63,11 @@ def deadline(state: State, now: datetime, policy: Policy, not_before: datetime |
 
 
 def wake(reset: Reset) -> Wake:
-    """The next wake-up of a turnaround in flight: its next step, its lateness or its deadline, whichever is first."""
+    """The next wake-up of a turnaround in flight: its next step, lateness, expiry or deadline, whichever is first."""
     late = reset.ready_by if reset.ready_by is not None and not reset.late_told else reset.deadline
     others = min(late, reset.deadline)
+    if reset.expires_at is not None and reset.state in NOTHING_SENT:
+        others = min(others, reset.expires_at)
     if reset.next_step is not None and reset.next_step <= others:
         return Wake(reset.next_step, WakeKind.SYNC if reset.state in DEVICE_MAY_BE_TOLD else WakeKind.SWEEP)
     return Wake(others, WakeKind.SWEEP)

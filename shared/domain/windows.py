@@ -12,7 +12,11 @@ from shared.domain.policy import Duration
 from shared.domain.request import RESULTS_QUEUE, DeviceSelector, ResetRequest
 from shared.domain.timing import Occurrence
 
+WINDOW_ID = "window:"
+"""How the ids of their requests begin; nobody else's may."""
+
 _SOME_TIME = datetime(2026, 1, 1, tzinfo=UTC)
+Span = Annotated[Duration, Field(le=timedelta(days=366))]
 
 
 class Window(BaseModel):
@@ -22,11 +26,11 @@ class Window(BaseModel):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,49}$")]
     cron: str
-    """When it opens: five cron fields, on the wall clock of `timezone`."""
+    """When it opens: five cron fields (or six, with seconds first), on the wall clock of `timezone`."""
     timezone: str = "UTC"
-    open_for: Duration = timedelta(hours=1)
+    open_for: Span = timedelta(hours=1)
     """How long after its opening it may still be opened, should the timer have been down."""
-    ready_by: Duration | None = None
+    ready_by: Span | None = None
     """How long after the opening the devices are needed."""
     group_tag: str | None = None
     """All devices whose Autopilot device identity has this group tag; or else:"""
@@ -44,7 +48,7 @@ class Window(BaseModel):
     def _known_zone(cls, name: str) -> str:
         try:
             ZoneInfo(name)
-        except (ZoneInfoNotFoundError, ValueError) as error:
+        except (ZoneInfoNotFoundError, ValueError, OSError) as error:  # OSError: a folder, or too long for a path
             raise ValueError(f"{name!r} is no time zone of the IANA database, such as Europe/Berlin") from error
         return name
 
@@ -53,7 +57,9 @@ class Window(BaseModel):
         if (self.group_tag is None) == (not self.devices):
             raise ValueError("give either group_tag or devices")
         try:
-            CronSim(self.cron, datetime(2026, 1, 1, tzinfo=UTC))
+            if len(self.cron.split()) not in (5, 6):  # six: seconds first, for trials
+                raise CronSimError("not five fields")
+            CronSim(self.cron, _SOME_TIME)
         except CronSimError as error:
             raise ValueError(f"cron {self.cron!r}: {error}") from error
         self.request(Occurrence(_SOME_TIME, _SOME_TIME + self.open_for))  # what cannot be opened must not load
@@ -64,7 +70,7 @@ class Window(BaseModel):
         selectors = self.devices or (DeviceSelector.model_validate({"groupTag": self.group_tag}),)
         return ResetRequest.model_validate(
             {
-                "requestId": RequestId(f"window:{self.name}:{occurrence.opens:%Y%m%dT%H%MZ}"),
+                "requestId": RequestId(f"{WINDOW_ID}{self.name}:{occurrence.opens:%Y%m%dT%H%MZ}"),
                 "requester": self.requester,
                 "reason": f"Lab window {self.name} of {occurrence.opens:%Y-%m-%d %H:%M} UTC",
                 "devices": selectors,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 
+from shared.domain.shown import shown
 from shared.pipeline.ports import (
     Answer,
     AnswerKind,
@@ -22,7 +23,9 @@ from shared.pipeline.ports import (
 )
 
 ORDER_PERMISSION = "DeviceManagementManagedDevices.PrivilegedOperations.All"
-_APPROVAL_HEADER = "x-msft-approval-code"
+APPROVAL_HEADER = "x-msft-approval-code"
+"""Carries the code of a request for Multi Admin Approval, in Graph's answer and, once agreed to, in ours."""
+_APPROVAL_CODE = re.compile(APPROVAL_HEADER + r"\W{1,4}([0-9a-f-]{36})", re.IGNORECASE)
 _A_DAY = re.compile(r"\bdaily|daily\b|\bper day\b|\ba day\b|\b24[ -]?hours?\b")
 _A_LIMIT = re.compile(r"limit|quota|maximum|exceed")
 _LONGEST_THROTTLE = timedelta(hours=1)
@@ -56,13 +59,13 @@ class Reply:
 
     @property
     def request_id(self) -> str | None:
-        """Graph's own id of the call, by which Microsoft's support finds it."""
+        """Graph's own id of the call, by which Microsoft's support finds it; safe to show in a log."""
         if found := self.headers.get("request-id"):
-            return found
+            return shown(found)[:_LONGEST]
         error = self.body.get("error") if isinstance(self.body, Mapping) else None
         inner = error.get("innerError") if isinstance(error, Mapping) else None
         found = inner.get("request-id") if isinstance(inner, Mapping) else None
-        return found if isinstance(found, str) and found else None
+        return shown(found)[:_LONGEST] if isinstance(found, str) and found else None
 
     @property
     def server_time(self) -> datetime | None:
@@ -77,7 +80,7 @@ class Words:
     codes: frozenset[str]
     """In lower case."""
     message: str
-    """The innermost message, on one line; the outermost code where there is no message."""
+    """The innermost message, on one line and safe to show; the outermost code where there is no message."""
 
     @property
     def forbidden(self) -> bool:
@@ -99,6 +102,12 @@ class Words:
         said = [self.message.lower(), *self.codes]
         return any(_A_DAY.search(text) and _A_LIMIT.search(text) for text in said)
 
+    @property
+    def approval_code(self) -> str | None:
+        """The code of a request for Multi Admin Approval, which Graph's words name beside the header that has it."""
+        found = _APPROVAL_CODE.search(self.message)
+        return found[1] if found else None
+
     def needs_approval(self, status: int) -> bool:
         """Whether Multi Admin Approval stands in the way: by code, by the header it names, or by a request pending."""
         message = self.message.lower()
@@ -113,7 +122,7 @@ def words(body: object) -> Words:
     _collect(body, codes, messages, 0)
     message = " ".join((messages[-1] if messages else codes[0] if codes else "").split())
     # Intune appends the address of its own back end, which tells nobody anything.
-    message = message.split(" - Url:")[0]
+    message = shown(message.split(" - Url:")[0])
     if len(message) > _LONGEST:
         message = message[: _LONGEST - 1] + "…"
     return Words(frozenset(code.lower() for code in codes), message)
@@ -169,7 +178,7 @@ def _http_date(value: str) -> datetime | None:
 
 def order_answer(reply: Reply, now: datetime) -> Answer:
     """Classify the answer to one order. Whatever does not clearly say yes or no is UNKNOWN."""
-    if reply.status == 204 and _APPROVAL_HEADER not in reply.headers:
+    if reply.status == 204 and APPROVAL_HEADER not in reply.headers:
         return Answer(AnswerKind.ACCEPTED, server_time=reply.server_time)
     return _refusal(reply, now, of_one=True) or _unclear(reply, now)
 
@@ -184,7 +193,7 @@ def batch_refusal(reply: Reply, now: datetime) -> Answer | None:
 def _refusal(reply: Reply, now: datetime, *, of_one: bool) -> Answer | None:
     said = words(reply.body)
     own_words, wait = _own_words(reply, said), retry_after(reply.headers, now)
-    code = reply.headers.get(_APPROVAL_HEADER)
+    code = reply.headers.get(APPROVAL_HEADER, "").strip() or said.approval_code
     # A 204 says that it was carried out, and the header that it was not: that is unclear.
     if reply.status != 204 and (code or said.needs_approval(reply.status)):
         return Answer(

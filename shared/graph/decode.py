@@ -7,7 +7,8 @@ raises UnreadableRecordError. Nothing here logs a value: values may be personal.
 
 import logging
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 
 from shared.domain.devices import (
@@ -21,6 +22,7 @@ from shared.domain.devices import (
     Sighting,
 )
 from shared.domain.ids import EntraDeviceId, ManagedDeviceId, UserId
+from shared.domain.orders import AdminDecision
 
 type JsonObject = Mapping[str, object]
 
@@ -30,12 +32,32 @@ _GUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12
 _NO_GUID = "00000000-0000-0000-0000-000000000000"
 _EARLIEST_YEAR = 1601
 """Azure tables hold nothing earlier, and no device has."""
+_LONGEST = 1_000
+"""Characters of one text; nothing in Intune has more, and a row must hold a whole record."""
 _LATEST_YEAR = 9999
 """What Graph writes for "without end": no instant either."""
 
 
+def _spellings(members: Iterable[str]) -> Mapping[str, str]:
+    return {member.casefold(): member for member in members}
+
+
+_JOIN_TYPES = _spellings(("azureADJoined", "azureADRegistered", "hybridAzureADJoined"))
+"""The members of joinType that say something (Graph beta)."""
+_AGENTS = _spellings(
+    (
+        *("eas", "mdm", "easMdm", "intuneClient", "easIntuneClient", "configurationManagerClient"),
+        *("configurationManagerClientMdm", "configurationManagerClientMdmEas", "jamf", "msSense", "google"),
+        *("googleCloudDevicePolicyController", "microsoft365ManagedMdm", "intuneAosp"),
+    )
+)
+"""The members of managementAgentType that say something (Graph beta)."""
+_SETTLED = (ActionState.NONE, ActionState.DONE, ActionState.FAILED, ActionState.CANCELED, ActionState.NOT_SUPPORTED)
+"""States in which nothing of an action is still to come."""
+
+
 class UnreadableRecordError(ValueError):
-    """A record without the id that says which one it is."""
+    """A record without the id that says which one it is, or with a name that is none."""
 
 
 def guid(value: object) -> str | None:
@@ -47,12 +69,23 @@ def guid(value: object) -> str | None:
 
 
 def text(record: JsonObject, field: str) -> str | None:
-    """Give a text without blanks around it; None when missing, empty, or no text."""
+    """Give a text without blanks around it; None when missing, empty, too long to be kept, or no text."""
     value = record.get(field)
-    if not isinstance(value, str):
+    if not isinstance(value, str) or len(value) > _LONGEST:
         return None
     # JSON can carry half a surrogate pair, which no URL and no table can.
     return value.encode("utf-8", "replace").decode("utf-8").strip() or None
+
+
+def name(record: JsonObject, field: str) -> str | None:
+    """Give a text as `text` does, by which a device may be named or protected.
+
+    Raises UnreadableRecordError where it is too long: left out, it would protect no longer; cut, it could be another's.
+    """
+    value = record.get(field)
+    if isinstance(value, str) and len(value) > _LONGEST:
+        raise UnreadableRecordError(f"a record whose {field} is longer than {_LONGEST} characters")
+    return text(record, field)
 
 
 def instant(record: JsonObject, field: str) -> datetime | None:
@@ -87,20 +120,30 @@ def primary_user(record: JsonObject) -> UserId | None:
     return UserId(user) if user is not None else None
 
 
-def managed_device(record: JsonObject) -> ManagedDevice:
-    """Decode a `managedDevice`. Raises UnreadableRecordError without a GUID as id."""
+def managed_device(record: JsonObject, *, alone: bool = False) -> ManagedDevice:
+    """Decode a `managedDevice`: one of a list, or one that was read alone, by its id.
+
+    Only the latter tells by an empty `deviceActionResults` that nothing is pending: lists always leave it empty. Raises
+    UnreadableRecordError without a GUID as id, or with a name that is too long.
+    """
     entra = guid(record.get("azureADDeviceId"))
     return ManagedDevice(
         id=_managed_id(record, "id"),
-        name=text(record, "deviceName"),
-        serial_number=text(record, "serialNumber"),
+        name=name(record, "deviceName"),
+        serial_number=name(record, "serialNumber"),
         entra_device_id=EntraDeviceId(entra) if entra else None,
-        operating_system=text(record, "operatingSystem"),
+        operating_system=_word(record, "operatingSystem"),
         last_sync=instant(record, "lastSyncDateTime"),
         enrolled_at=instant(record, "enrolledDateTime"),
-        management_state=text(record, "managementState"),
+        management_state=_word(record, "managementState"),
         primary_user=primary_user(record),
-        model=text(record, "model"),
+        model=_word(record, "model"),
+        manufacturer=_word(record, "manufacturer"),
+        join_type=_member(record, "joinType", _JOIN_TYPES),
+        os_version=_word(record, "osVersion"),
+        sku_family=_word(record, "skuFamily"),
+        management_agent=_member(record, "managementAgent", _AGENTS),
+        pending_actions=_pending(record, alone=alone),
     )
 
 
@@ -120,7 +163,7 @@ def entra_device(record: JsonObject) -> EntraDevice:
 def autopilot_identity(record: JsonObject) -> AutopilotIdentity:
     """Decode a `windowsAutopilotDeviceIdentity`, in either spelling of its Entra id.
 
-    Raises UnreadableRecordError without an id.
+    Raises UnreadableRecordError without an id, or with a name that is too long.
     """
     identity = text(record, "id")
     if identity is None:
@@ -129,8 +172,8 @@ def autopilot_identity(record: JsonObject) -> AutopilotIdentity:
     entra = guid(record.get("azureActiveDirectoryDeviceId")) or guid(record.get("azureAdDeviceId"))
     return AutopilotIdentity(
         id=identity,
-        serial_number=text(record, "serialNumber"),
-        group_tag=text(record, "groupTag"),
+        serial_number=name(record, "serialNumber"),
+        group_tag=name(record, "groupTag"),
         managed_device_id=ManagedDeviceId(managed) if managed else None,
         entra_device_id=EntraDeviceId(entra) if entra else None,
         enrollment_state=text(record, "enrollmentState"),
@@ -163,12 +206,37 @@ def check_in(record: JsonObject) -> CheckIn | None:
     return CheckIn(device, last_sync) if last_sync is not None else None
 
 
+def windows_count(record: JsonObject) -> int | None:
+    """Give the number of Windows devices of a `managedDeviceOverview`; None where it does not tell."""
+    summary = record.get("deviceOperatingSystemSummary")
+    count = summary.get("windowsCount") if isinstance(summary, Mapping) else None
+    return count if isinstance(count, int) and not isinstance(count, bool) and count >= 0 else None
+
+
 def audited_action(record: JsonObject) -> AuditedAction | None:
     """Decode a `remoteActionAudit`; None for one that does not tell its device, its action or its time."""
     device, action, at = guid(record.get("managedDeviceId")), text(record, "action"), instant(record, "requestDateTime")
     if device is None or action is None or at is None:
         return None
     return AuditedAction(ManagedDeviceId(device), action, at)
+
+
+_DECISIONS = {
+    "needsapproval": AdminDecision.WAITING,
+    "approved": AdminDecision.APPROVED,
+    "rejected": AdminDecision.REJECTED,
+    "cancelled": AdminDecision.CANCELLED,
+    "canceled": AdminDecision.CANCELLED,  # as the admin centre spells it
+    "expired": AdminDecision.EXPIRED,
+    "completed": AdminDecision.COMPLETED,
+}
+
+
+def admin_decision(record: JsonObject) -> tuple[frozenset[str], AdminDecision]:
+    """Decode an `operationApprovalRequest` (beta): what may be its code, in lower case, and what became of it."""
+    names = (text(record, name) for name in ("id", "requestId"))
+    status = (text(record, "status") or "").lower()
+    return frozenset(name.lower() for name in names if name), _DECISIONS.get(status, AdminDecision.UNKNOWN)
 
 
 def _managed_id(record: JsonObject, field: str) -> ManagedDeviceId:
@@ -192,6 +260,31 @@ def _actions(record: JsonObject) -> tuple[ActionResult, ...] | None:
         for result in results
         if isinstance(result, Mapping)
     )
+
+
+def _pending(record: JsonObject, *, alone: bool) -> tuple[str, ...] | None:
+    """Give the names of the actions that are pending or active; None where the record cannot tell.
+
+    However old: Intune was seen to leave results pending for ever, but a device that was off for months takes its
+    orders when it is back, and nothing tells the two apart. An action of a state that is not known counts as pending,
+    since nothing says that it is over.
+    """
+    actions = _actions(record)
+    if actions is None or not (actions or alone):
+        return None
+    return tuple(action.name or "unnamed" for action in actions if action.state not in _SETTLED)
+
+
+def _word(record: JsonObject, field: str) -> str | None:
+    """Give a text that many devices share, kept once for all of them; None also for "Unknown", which lists write."""
+    value = text(record, field)
+    return sys.intern(value) if value is not None and value.casefold() != "unknown" else None
+
+
+def _member(record: JsonObject, field: str, known: Mapping[str, str]) -> str | None:
+    """Give a published member of an enumeration; None for any other, which says nothing that can be relied upon."""
+    value = text(record, field)
+    return known.get(value.casefold()) if value is not None else None
 
 
 def _action_state(value: object) -> ActionState:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from shared.domain.devices import DeviceReference, Finding
+from shared.domain.devices import DeviceReference, Finding, ManagedDevice
 from shared.graph import decode, finding
 from shared.graph.decode import JsonObject, UnreadableRecordError
 from shared.graph.finding import Book, Collection, Record
@@ -32,6 +32,8 @@ class Export:
         """Read the whole export. Raises ExportError."""
         self.left_out: list[str] = []
         """Records that do not say which they are, in words."""
+        self.taken_at: datetime | None = None
+        """The latest check-in that it shows: it was taken after that. None: it shows none."""
         self._book = Book()
         missing = [f"{one}.json" for one in Collection if not (folder / f"{one}.json").is_file()]
         if missing:
@@ -52,9 +54,13 @@ class Export:
     def _records(self, folder: Path, collection: Collection) -> Iterator[Record]:
         for file, number, row in _rows(folder, collection):
             try:
-                yield _DECODERS[collection](row)
+                record = _DECODERS[collection](row)
             except UnreadableRecordError as error:
                 self.left_out.append(f"{file}, record {number}, is left out: {error}.")
+                continue
+            if isinstance(record, ManagedDevice) and record.last_sync is not None:
+                self.taken_at = max(self.taken_at or record.last_sync, record.last_sync)
+            yield record
 
 
 def _rows(folder: Path, collection: Collection) -> Iterator[tuple[str, int, JsonObject]]:

@@ -8,8 +8,9 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from itertools import batched
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -25,13 +26,14 @@ from shared.domain.devices import (
     Sighting,
 )
 from shared.domain.ids import ManagedDeviceId
-from shared.graph import answers, decode, finding
+from shared.graph import answers, decode, finding, membership
 from shared.graph.answers import Reply
 from shared.graph.decode import JsonObject, UnreadableRecordError
 from shared.graph.endpoint import GraphEndpoint
 from shared.graph.finding import Book, Collection, Question, Record
 from shared.graph.network import transport_for
 from shared.pipeline.ports import (
+    AdminDecision,
     Answer,
     AnswerKind,
     GraphError,
@@ -57,6 +59,9 @@ _PERMISSIONS = {
     Collection.AUTOPILOT: "DeviceManagementServiceConfig.Read.All",
     Collection.ENTRA: "Device.Read.All",
 }
+_APPROVALS = "DeviceManagementConfiguration.Read.All"
+"""The least permission to read requests for Multi Admin Approval; DeviceManagementRBAC.Read.All does as well
+(learn.microsoft.com/graph/api/intune-rbac-operationapprovalrequest-list)."""
 
 _log = logging.getLogger(__name__)
 
@@ -158,7 +163,11 @@ class GraphIntune:
 
     async def reset(self, orders: Sequence[Order]) -> Mapping[ManagedDeviceId, Answer]:
         """See `Intune.reset`. Raises ValueError for more than 20 orders, or two for one device."""
-        return await self._order(orders, lambda order: self._sdk.reset(order.device, order.justification))
+        return await self._order(orders, self._sdk.reset)
+
+    async def wipe(self, orders: Sequence[Order]) -> Mapping[ManagedDeviceId, Answer]:
+        """See `Intune.wipe`. Raises ValueError for more than 20 orders, or two for one device."""
+        return await self._order(orders, self._sdk.wipe)
 
     async def sync(self, orders: Sequence[Order]) -> Mapping[ManagedDeviceId, Answer]:
         """See `Intune.sync`. Raises ValueError for more than 20 orders, or two for one device."""
@@ -179,7 +188,7 @@ class GraphIntune:
             own_id = str(uuid.uuid4())
             sent = await self._send_orders({key: (call, order.id) for key, (order, call) in items.items()}, own_id)
             for key, (order, call) in items.items():
-                outcome[order.device] = sent[key]
+                outcome[order.device] = _told_of_approval(sent[key]) if order.approval_code else sent[key]
                 _log.info(
                     "graph order %s: %s, client-request-id %s in %s", call.template, sent[key].kind, order.id, own_id
                 )
@@ -295,7 +304,7 @@ class GraphIntune:
         if collection is Collection.MANAGED and question.by == "id":
             if reply.status == 404:
                 return []
-            device = read(_object(reply))
+            device = decode.managed_device(_object(reply), alone=True)
             if not finding.answers(device, question):
                 raise GraphError("Graph answered with another managed device than the one asked for.")
             return [device]
@@ -307,6 +316,28 @@ class GraphIntune:
             return records + [read(row) for row in await self._all_rows(link, call, _PERMISSIONS[collection])]
         # The filter was ignored: the answer is the whole tenant.
         return [*records, *await self._from_whole(question, read_whole, book)]
+
+    async def memberships(
+        self, devices: Sequence[DeviceFacts], groups: frozenset[str]
+    ) -> Mapping[ManagedDeviceId, frozenset[str]]:
+        """See `Intune.memberships`."""
+        asked = membership.questions(devices, groups)
+        calls = {question: self._sdk.membership(question) for question in asked}
+        replies = await self._batches(calls, {question: membership.PERMISSIONS[question.kind] for question in asked})
+        read: dict[membership.Question, Reply] = {}
+        for question, reply in replies.items():
+            if isinstance(reply, GraphError):
+                raise reply
+            read[question] = reply
+        return membership.resolve(devices, groups, read)
+
+    async def fleet_size(self) -> int:
+        """See `Intune.fleet_size`."""
+        reply = await self._page_reply(self._sdk.overview(), _PERMISSIONS[Collection.MANAGED], None)
+        count = decode.windows_count(_object(reply))
+        if count is None:
+            raise GraphError("Graph's overview of the managed devices does not tell how many run Windows.")
+        return count
 
     async def look(self, devices: Sequence[ManagedDeviceId]) -> Mapping[ManagedDeviceId, Sighting]:
         """See `Intune.look`. Raises GraphError if not one of them could be read."""
@@ -366,7 +397,7 @@ class GraphIntune:
             return found
         permission = _PERMISSIONS[Collection.MANAGED]
         calls = {action: self._sdk.audits(action) for action in RESET_ACTIONS}
-        replies = await self._batches(calls, dict.fromkeys(calls, permission), beta=True)
+        replies = await self._batches(calls, dict.fromkeys(calls, permission))
         for action, call in calls.items():
             reply = replies[action]
             if isinstance(reply, GraphError):
@@ -385,17 +416,51 @@ class GraphIntune:
                         found[audited.device].append(audited)
         return found
 
+    async def admin_decisions(self, codes: Sequence[str]) -> Mapping[str, AdminDecision]:
+        """See `Intune.admin_decisions`.
+
+        The requests are listed; one that the list does not show is asked for by its code. Whether a code is a record's
+        `id` or its `requestId`, and whether it can be filtered by, differs by source: each record is checked for both.
+        """
+        found: dict[str, AdminDecision] = {}
+        wanted = {finding.folded(code) for code in codes}
+        if not wanted:
+            return found
+
+        def note(rows: Sequence[JsonObject]) -> None:
+            for row in rows:
+                names, decision = decode.admin_decision(row)
+                found.update(dict.fromkeys(names & wanted, decision))
+
+        whole = self._sdk.approvals()
+        reply = (await self._batches({"": whole}, {"": _APPROVALS}))[""]
+        if isinstance(reply, GraphError):
+            raise reply
+        async for rows in self._pages_from(reply, whole, _APPROVALS):
+            note(rows)
+            if found.keys() == wanted:
+                break
+        missing = {code: self._sdk.approvals(code) for code in wanted - found.keys()}
+        for code, reply in (await self._batches(missing, dict.fromkeys(missing, _APPROVALS))).items():
+            if isinstance(reply, GraphThrottled):
+                raise reply
+            # Any other failure is about this one question, and must not keep the other decisions back.
+            if isinstance(reply, Reply) and reply.status == 200:
+                note(_page(reply, missing[code])[0])
+        return {code: found.get(finding.folded(code), AdminDecision.UNKNOWN) for code in codes}
+
     # How reads are asked
 
     async def _batches[Key](
-        self, calls: "Mapping[Key, Call]", permissions: Mapping[Key, str], *, beta: bool = False
+        self, calls: "Mapping[Key, Call]", permissions: Mapping[Key, str]
     ) -> dict[Key, Reply | GraphError]:
         """Ask by `$batch`, 20 at a time, again where that may help: each with its answer (200 or 404) or why not."""
         done: dict[Key, Reply | GraphError] = {}
         pending = list(calls)
         for attempt in range(self._patience.attempts):
-            parts = [pending[start : start + BATCH] for start in range(0, len(pending), BATCH)]
-            outcomes = await asyncio.gather(*(self._batch({k: calls[k] for k in p}, permissions, beta) for p in parts))
+            of_version = [[key for key in pending if calls[key].beta is beta] for beta in (False, True)]
+            parts = [part for keys in of_version for part in batched(keys, BATCH, strict=False)]
+            outcomes = await asyncio.gather(*(self._batch({k: calls[k] for k in p}, permissions) for p in parts))
             again: list[GraphError] = []
             pending = []
             for part in outcomes:
@@ -411,9 +476,11 @@ class GraphIntune:
         return done
 
     async def _batch[Key](
-        self, calls: "Mapping[Key, Call]", permissions: Mapping[Key, str], beta: bool
+        self, calls: "Mapping[Key, Call]", permissions: Mapping[Key, str]
     ) -> dict[Key, Reply | GraphError]:
+        """Ask by one `$batch`, all of one version of Graph."""
         own_id = str(uuid.uuid4())
+        beta = any(call.beta for call in calls.values())
         names = {str(number): key for number, key in enumerate(calls)}
         items = {name: (calls[key], own_id) for name, key in names.items()}
         reply = await self._read(lambda: self._sdk.batch(items, own_id, beta=beta), "/$batch", list(calls.values()))
@@ -540,6 +607,14 @@ def _sight() -> Sequence[str]:
     return SIGHT
 
 
+def _told_of_approval(answer: Answer) -> Answer:
+    """Say of an order with an approval code why else it may be refused: Intune was seen to answer with a bare 403."""
+    if answer.kind not in (AnswerKind.FORBIDDEN, AnswerKind.REJECTED):
+        return answer
+    hint = "The order carried an approval; one that is used up, has run out or is another order's is refused too."
+    return replace(answer, detail=f"{answer.detail} {hint}")
+
+
 def _brief(error: BaseException) -> str:
     said = " ".join(str(error).split())[:300]
     hint = " (Where a proxy opens TLS, SSL_CERT_FILE must name its authority.)" if "CERTIFICATE_VERIFY" in said else ""
@@ -547,7 +622,7 @@ def _brief(error: BaseException) -> str:
 
 
 def _path(call: "Call") -> str:
-    return call.template.removeprefix("/")
+    return call.template.removeprefix("/") + (" (beta)" if call.beta else "")
 
 
 def _reply(response: httpx.Response) -> Reply:

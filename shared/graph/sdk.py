@@ -40,9 +40,13 @@ from msgraph.graph_service_client import GraphServiceClient
 from msgraph_core import GraphClientFactory  # type: ignore[import-untyped]  # it ships no py.typed
 
 from shared.domain.ids import ManagedDeviceId
+from shared.domain.orders import Order
+from shared.graph.answers import APPROVAL_HEADER
 from shared.graph.decode import guid
 from shared.graph.endpoint import GraphEndpoint
 from shared.graph.finding import Collection, Question
+from shared.graph.membership import Kind
+from shared.graph.membership import Question as MembershipQuestion
 
 if TYPE_CHECKING:
     from azure.core.credentials_async import AsyncTokenCredential
@@ -58,7 +62,15 @@ FACTS = [
     "managementState",
     "userId",
     "model",
+    "manufacturer",
+    "joinType",
+    "osVersion",
+    "skuFamily",
+    "managementAgent",
 ]
+"""What is asked of a managed device, always of Graph's beta: v1.0 has neither joinType nor skuFamily."""
+ALONE = [*FACTS, "deviceActionResults"]
+"""What is asked of one managed device by its id; lists leave the action results empty."""
 SIGHT = [
     "id",
     "lastSyncDateTime",
@@ -89,6 +101,8 @@ class Call:
     """The path without any value: for logs."""
     body: Mapping[str, object] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    beta: bool = False
+    """Whether only Graph's beta answers it."""
 
     def filled(self, value: str) -> "Call":
         """Give this call about a value instead of about nothing: percent-encoded as RFC 6570 has it."""
@@ -135,19 +149,23 @@ class Sdk:
         adapter.observability_options = ObservabilityOptions(include_euii_attributes=False)
         return adapter
 
-    def reset(self, device: ManagedDeviceId, justification: str) -> Call:
+    def reset(self, order: Order) -> Call:
         """Build an Autopilot Reset: a wipe that keeps the enrolment and not the user's data.
 
-        Both flags are stated: the SDK's defaults, and Graph's, mean a full wipe. The justification is for Multi Admin
-        Approval, which refuses a call without (learn.microsoft.com/intune/intune-service/fundamentals/
-        multi-admin-approval, Graph API section); elsewhere it is ignored. Raises ValueError for what is no device id.
+        Both flags are stated: the SDK's defaults, and Graph's, mean a full wipe. Raises ValueError for an order about
+        what is no device id.
         """
         body = WipePostRequestBody(keep_enrollment_data=True, keep_user_data=False)
-        item = self._client.device_management.managed_devices.by_managed_device_id(_guid(device))
-        why = (justification.strip() or "Autopilot Reset").encode("utf-8", "replace")[:_LONGEST_JUSTIFICATION]
-        why = why.decode("utf-8", "ignore").encode()  # no half a character at the end
-        headers = {"x-msft-approval-justification": base64.b64encode(why).decode()}
-        return replace(_call(item.wipe.to_post_request_information(body)), headers=headers)
+        return self._wipe(order, body, "Autopilot Reset")
+
+    def wipe(self, order: Order) -> Call:
+        """Build a full wipe, with both flags stated. Raises ValueError for an order about what is no device id."""
+        body = WipePostRequestBody(keep_enrollment_data=False, keep_user_data=False)
+        return self._wipe(order, body, "Full wipe")
+
+    def _wipe(self, order: Order, body: WipePostRequestBody, default_why: str) -> Call:
+        item = self._client.device_management.managed_devices.by_managed_device_id(_guid(order.device))
+        return replace(_call(item.wipe.to_post_request_information(body)), headers=_approval(order, default_why))
 
     def sync(self, device: ManagedDeviceId) -> Call:
         """Build the order to check in. Raises ValueError for what is no device id."""
@@ -167,6 +185,10 @@ class Sdk:
         query = ManagedDeviceItemRequestBuilder.ManagedDeviceItemRequestBuilderGetQueryParameters(select=list(select))
         item = self._client.device_management.managed_devices.by_managed_device_id(_BLANK)
         return _call(item.to_get_request_information(RequestConfiguration(query_parameters=query)))
+
+    def facts(self, device: str) -> Call:
+        """Build the GET of one managed device with all that is asked of it. Raises ValueError for what is no id."""
+        return replace(self.device(device, ALONE), beta=True)
 
     def devices(self, where: str | None, select: Sequence[str]) -> Call:
         """Build the GET of the managed devices for which a filter holds."""
@@ -205,7 +227,39 @@ class Sdk:
         template = "{+baseurl}/deviceManagement/remoteActionAudits{?%24filter}"
         information = RequestInformation(Method.GET, template, {})
         information.query_parameters["%24filter"] = f"action eq {literal(action)}"
-        return _call(information)
+        return replace(_call(information), beta=True)
+
+    def membership(self, question: MembershipQuestion) -> Call:
+        """Build the call that answers a question about groups: a read, also where it is a POST.
+
+        Raises ValueError for what is no id.
+        """
+        about = _guid(question.id)
+        if question.kind is Kind.GROUP:
+            return Call("GET", f"/groups/{about}?$select=id,visibility", "/groups/{group-id}")
+        template = {
+            Kind.DEVICE: "/devices(deviceId='{id}')/checkMemberGroups",
+            Kind.USER: "/users/{id}/checkMemberGroups",
+        }[question.kind]
+        body = {"groupIds": [_guid(group) for group in question.groups]}
+        return Call("POST", template.replace("{id}", about), template, body)
+
+    def overview(self) -> Call:
+        """Build the GET of the counts of managed devices."""
+        path = "/deviceManagement/managedDeviceOverview"
+        return Call("GET", path, path)
+
+    def approvals(self, code: str | None = None) -> Call:
+        """Build the GET of the requests for Multi Admin Approval (beta): of all, or of the one with a code.
+
+        The filter is the one of learn.microsoft.com/intune/fundamentals/role-based-access-control/
+        multi-admin-approval-graph-api. Without $select, since the SDK for beta knows no `requestId`.
+        """
+        template = "{+baseurl}/deviceManagement/operationApprovalRequests{?%24filter}"
+        information = RequestInformation(Method.GET, template, {})
+        if code is not None:
+            information.query_parameters["%24filter"] = f"requestId eq {literal(code)}"
+        return replace(_call(information), beta=True)
 
     def question(self, question: Question) -> Call:
         """Build the call that answers a question about devices.
@@ -214,7 +268,7 @@ class Sdk:
         (contains on serialNumber for Autopilot identities, whose eq is refused).
         """
         if question.collection is Collection.MANAGED and question.by == "id":
-            return self.device(question.value, FACTS)
+            return self.facts(question.value)
         # Quotes are doubled as in `literal`, and percent-encoded with the rest.
         return self._question(question.collection, question.by).filled(question.value.replace("'", "''"))
 
@@ -222,7 +276,7 @@ class Sdk:
     def _question(self, collection: Collection, by: str) -> Call:
         match collection:
             case Collection.MANAGED:
-                return self.devices(f"{by} eq {literal(_BLANK)}", FACTS)
+                return replace(self.devices(f"{by} eq {literal(_BLANK)}", FACTS), beta=True)
             case Collection.AUTOPILOT:
                 return self.identities(f"contains({by},{literal(_BLANK)})")
             case Collection.ENTRA:
@@ -234,7 +288,7 @@ class Sdk:
         where = "operatingSystem eq 'Windows'" if windows_only else None
         match collection:
             case Collection.MANAGED:
-                return self.devices(where, FACTS)
+                return replace(self.devices(where, FACTS), beta=True)
             case Collection.AUTOPILOT:
                 return self.identities(None)
             case Collection.ENTRA:
@@ -243,9 +297,10 @@ class Sdk:
 
     async def get(self, call: Call, request_id: str) -> httpx.Request:
         """Make a call of its own into a request. Raises whatever the credential raises."""
+        adapter = self._beta if call.beta else self._v1
         information = RequestInformation(Method.GET, None, {})
-        information.url = f"{self._v1.base_url}{call.path}"
-        return await self._signed(self._v1, information, request_id)
+        information.url = f"{adapter.base_url}{call.path}"
+        return await self._signed(adapter, information, request_id)
 
     async def follow(self, link: str, request_id: str) -> httpx.Request:
         """Make the request for an `@odata.nextLink`. Raises ValueError for one that leads to another host."""
@@ -291,10 +346,24 @@ class Sdk:
 
 
 def _guid(device: str) -> str:
-    """Give a device id as it may stand in a URL: nothing else may become part of one."""
+    """Give an id as it may stand in a URL: nothing else may become part of one."""
     if (known := guid(device)) is None:
-        raise ValueError("not the id of a managed device")
+        raise ValueError("not the id of a device, user or group")
     return known
+
+
+def _approval(order: Order, default_why: str) -> dict[str, str]:
+    """Give the header for Multi Admin Approval: why, or the code under which this very call was agreed to.
+
+    A call with neither is refused; elsewhere both are ignored. The code stands in the justification's stead, which
+    would file another request. Source: learn.microsoft.com/intune/fundamentals/role-based-access-control/
+    multi-admin-approval-graph-api, steps 1 and 4.
+    """
+    if order.approval_code:
+        return {APPROVAL_HEADER: order.approval_code}
+    why = (order.justification.strip() or default_why).encode("utf-8", "replace")[:_LONGEST_JUSTIFICATION]
+    why = why.decode("utf-8", "ignore").encode()  # no half a character at the end
+    return {"x-msft-approval-justification": base64.b64encode(why).decode()}
 
 
 def _call(information: RequestInformation) -> Call:

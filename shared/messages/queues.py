@@ -36,14 +36,20 @@ class AzureQueues:
     _clients: "dict[str, QueueClient]" = field(default_factory=dict)
 
     async def send(self, queue: str, body: str) -> None:
-        from azure.core.exceptions import ResourceNotFoundError
+        """Raises ResourceNotFoundError, by the queue's name, where it is missing and cannot be made, as by an app that
+        may only add messages; other errors of Azure's SDK (AzureError) where storage refuses or does not answer."""
+        from azure.core.exceptions import HttpResponseError, ResourceNotFoundError
 
         client = self._client(queue)
         self.calls += 1
         try:
             await client.send_message(body, time_to_live=-1)
         except ResourceNotFoundError:
-            await self.create(queue)
+            try:
+                await self.create(queue)
+            except HttpResponseError as error:
+                said = f"The queue {queue} is missing, and could not be made: {error.message}"
+                raise ResourceNotFoundError(said) from error
             await client.send_message(body, time_to_live=-1)
 
     async def create(self, queue: str) -> None:

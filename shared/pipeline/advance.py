@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from itertools import batched
 
 from shared.domain.devices import ManagedDevice
 from shared.domain.ids import ManagedDeviceId
-from shared.domain.lifecycle import Decision, Effect, Happening, Resumed, step
+from shared.domain.lifecycle import Decision, Effect, Happening, step
 from shared.domain.notices import notice
+from shared.domain.reasons import Code
 from shared.domain.reset import Event, Reset
-from shared.domain.states import TERMINAL
-from shared.pipeline.parts import BATCH, Outgoing, Parts, flush, outbox_change, to_dispatch, to_tell
+from shared.domain.states import NEEDS_A_PERSON, TERMINAL, State
+from shared.pipeline.parts import Outgoing, Parts, flush, outbox_change, to_dispatch, to_tell
 from shared.state import rows
 from shared.state.rows import Stored
 from shared.state.store import reset_changes
@@ -38,14 +38,15 @@ async def advance(
     """
     decided: dict[ManagedDeviceId, Decision] = {}
     waiting = list(happenings)
-    previous: dict[ManagedDeviceId, Reset] = {}
+    previous: dict[ManagedDeviceId, Decision] = {}
     for _ in range(TRIES):
         stored = await parts.store.resets(waiting)
         now = parts.clock()
         pending: dict[ManagedDeviceId, tuple[Decision, list[Change], list[Outgoing]]] = {}
         for device, found in stored.items():
-            if previous.get(device) == found.record:
-                continue  # our own commit, whose answer was lost on the way back
+            if device in previous and previous[device].reset == found.record:
+                decided[device] = previous[device]  # our own commit, whose answer was lost on the way back
+                continue
             decision = _steps(found.record, happenings[device], now, parts, who)
             decided[device] = decision
             if decision.reset != found.record or decision.events:
@@ -59,17 +60,8 @@ async def advance(
         if together:
             raise ContendedError("what belongs together was changed by others")
         waiting = sorted(conflicts)
-        previous = {device: decided.pop(device).reset for device in waiting}
+        previous = {device: decided.pop(device) for device in waiting}
     raise ContendedError(f"{len(waiting)} devices were changed by others at every try: {', '.join(waiting[:5])}")
-
-
-async def release(parts: Parts, held: Sequence[ManagedDeviceId], by: str) -> None:
-    """Let go those of the devices that only the halt holds, where it is over: it may have been lifted between the look
-    at it and the commit that held them."""
-    if await parts.store.halt() is not None:
-        return
-    for batch in batched(held, BATCH, strict=False):
-        await advance(parts, {device: [Resumed(by)] for device in batch}, by)
 
 
 def _steps(reset: Reset, happenings: Sequence[Happening], now: datetime, parts: Parts, who: str) -> Decision:
@@ -94,9 +86,28 @@ def changes_of(decision: Decision, old: Stored[Reset] | None, now: datetime) -> 
             outgoing.append(to_tell(now, notice(event, reset.outcome_queue, called(reset.before))))
     if reset.state in TERMINAL:
         changes.append(rows.closed(decision.events[-1], reset))
+    changes += [rows.ended(event) for event in decision.events if _tells_how_resets_go(event)][-1:]
     if Effect.DISPATCH in decision.effects:
         outgoing.append(to_dispatch(now, reset.device))
     return [*changes, *map(outbox_change, outgoing)], outgoing
+
+
+def _tells_how_resets_go(event: Event) -> bool:
+    """Whether the halt that throws itself counts it: an end, or the call for a person, that nobody had to expect."""
+    news = event.to_state in _NOTED and event.from_state is not event.to_state
+    return news and (event.reason is None or event.reason.code not in _EXPECTED)
+
+
+_NOTED = (TERMINAL | NEEDS_A_PERSON) - {State.CANCELLED}
+_EXPECTED = frozenset(
+    {
+        *(Code.WAVE_FAILED, Code.NOT_SENT_IN_TIME, Code.REQUEST_EXPIRED),
+        *(Code.APPROVAL_REFUSED, Code.APPROVAL_EXPIRED, Code.ADMIN_APPROVAL_REJECTED, Code.ADMIN_APPROVAL_EXPIRED),
+        *(Code.HOURLY_LIMIT, Code.DAILY_LIMIT, Code.FLEET_SHARE),
+        Code.NOBODY_ACTED,
+    }
+)
+"""What people, time or a limit decided while nothing was sent; and what was counted when a person was called."""
 
 
 def called(device: ManagedDevice) -> dict[str, str | None]:

@@ -86,17 +86,50 @@ def clash(known: RequestRecord, request: ResetRequest, kept: str | None) -> Reas
     return None
 
 
+@dataclass(frozen=True, slots=True)
+class Met:
+    """What a request meets, beside its devices themselves."""
+
+    halt: Halt | None
+    in_flight: Mapping[ManagedDeviceId, RequestId]
+    """By which request a device is being turned around."""
+    sent: Mapping[ManagedDeviceId, int]
+    """How many resets of a device were ordered within the policy's `device_window`."""
+
+
+def judge(requester: str, facts: DeviceFacts, met: Met, now: datetime, policy: Policy) -> Reason | None:
+    """Why a device may not be reset for this requester, or None where it may."""
+    return (
+        # As of when they were read: a plan may go by an export of last month.
+        eligibility.refusal(facts, policy, min(now, facts.read_at))
+        or eligibility.requester_refusal(requester, facts, policy)
+        or guardrails.device_limit(met.sent.get(facts.managed.id, 0), policy)
+    )
+
+
+def to_reset(
+    request: RequestRecord, named: Sequence[Named], met: Met, now: datetime, policy: Policy
+) -> list[DeviceFacts]:
+    """The devices that the request would reset, in its order; those with it that are in flight for it already."""
+    wanted: list[DeviceFacts] = []
+    for facts in (one.outcome for one in named if isinstance(one.outcome, DeviceFacts)):
+        other = met.in_flight.get(facts.managed.id)
+        if other == request.id or (other is None and judge(request.requester, facts, met, now, policy) is None):
+            wanted.append(facts)
+    return wanted
+
+
 def decide(
-    request: RequestRecord, named: Named, halt: Halt | None, other: RequestId | None, now: datetime, policy: Policy
+    request: RequestRecord, named: Named, wave: int, met: Met, now: datetime, policy: Policy
 ) -> Reason | Decision:
     """The start of a device's turnaround: refused, held or cleared. A bare reason where it gets no turnaround of its
-    own: its name leads nowhere, or `other` is already turning it around.
+    own: its name leads nowhere, or another request is already turning it around.
     """
     if isinstance(named.outcome, Reason):
         return named.outcome
-    if other is not None:
-        return Reason(Code.ALREADY_IN_FLIGHT, f"It is the request {other}.")
     facts = named.outcome
+    if (other := met.in_flight.get(facts.managed.id)) is not None:
+        return Reason(Code.ALREADY_IN_FLIGHT, f"It is the request {other}.")
     reset = Reset(
         device=facts.managed.id,
         request=request.id,
@@ -110,12 +143,15 @@ def decide(
         since=now,
         deadline=timing.deadline(State.RECEIVED, now, policy),
         not_before=request.not_before,
+        expires_at=max(request.received_at, request.not_before or request.received_at) + policy.request_valid_for,
+        wave=wave,
         ready_by=request.ready_by,
     )
-    hold = guardrails.hold(halt, request.not_before, now)
+    hold = guardrails.hold(request.terms, request.requester, wave, request.not_before, met.halt, now, policy)
     judged = Judged(
-        refusal=eligibility.refusal(facts, policy),
+        refusal=judge(request.requester, facts, met, now, policy),
         hold=hold.reason if hold else None,
         until=hold.until if hold else None,
+        seen=eligibility.seen(facts),
     )
     return step(reset, judged, now, policy, WHO)

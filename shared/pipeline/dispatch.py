@@ -1,29 +1,55 @@
 """A device's turn has come: check once more, write down that its reset is being sent, send it, keep the answer."""
 
+import contextlib
 import json
 import logging
-from collections.abc import Sequence
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from itertools import batched
 
 from shared.domain import eligibility, guardrails
 from shared.domain.devices import DeviceFacts
+from shared.domain.guardrails import Hold, Orders
 from shared.domain.ids import ManagedDeviceId, OrderId
-from shared.domain.lifecycle import Answered, Judged, Sending, Woken
+from shared.domain.lifecycle import Answered, Happening, Judged, Sending, Woken, may_send_again
 from shared.domain.orders import AnswerKind, Order
+from shared.domain.policy import OverCap
 from shared.domain.reasons import Code, Reason
 from shared.domain.reset import Reset
 from shared.domain.states import State
-from shared.pipeline.advance import TRIES, ContendedError, advance, release
+from shared.pipeline.advance import TRIES, ContendedError, advance
+from shared.pipeline.facts import facts as read_facts
+from shared.pipeline.gate import Gate, gate, release, require_approval
 from shared.pipeline.pace import await_turn
 from shared.pipeline.parts import BATCH, Parts
 from shared.pipeline.ports import GraphError
 from shared.pipeline.sync import look
 from shared.state import rows
-from shared.state.store import DayCount
-from shared.state.table import Change
+from shared.state.rows import SentRecord, Stored
+from shared.state.table import Conflict
 
 log = logging.getLogger(__name__)
 WHO = "dispatch"
+FLEET_KNOWN_FOR = timedelta(days=1)
+"""How long the number of the tenant's devices is gone by."""
+GIVEN_BACK = 16
+"""Devices whose answers, at most six rows each, fit one transaction with what is counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Booked:
+    """Orders that were committed to be sent, and what was counted of them."""
+
+    orders: Sequence[Order]
+    at: datetime
+    """When the commit began, and as of when they count."""
+    row: str = ""
+    """Key of the row that notes them for the cap of a device."""
+    devices: tuple[ManagedDeviceId, ...] = ()
+    """Those that it notes."""
+    unapproved: frozenset[ManagedDeviceId] = frozenset()
+    """Those of them that go without a second person."""
 
 
 async def dispatch(parts: Parts, body: str) -> None:
@@ -36,18 +62,22 @@ async def dispatch(parts: Parts, body: str) -> None:
 
 
 async def _dispatch(parts: Parts, named: Sequence[ManagedDeviceId]) -> None:
-    cleared = await _cleared(parts, named)
+    stored = {device: found.record for device, found in (await parts.store.resets(named)).items()}
+    # Whoever held them, maybe with this very message, may have died before it asked again.
+    await release(parts, [device for device, reset in stored.items() if reset.state is State.HELD], WHO)
+    cleared = {device: reset for device, reset in stored.items() if reset.state is State.CLEARED}
     if not cleared:
         return
     intune = await parts.intune()  # before anything is promised: connecting may fail
     await await_turn(parts, len(cleared))
     # After the wait, which may have been long: what is read now is what the orders go by.
     fresh = await _fresh(parts, await _looked_at_again(parts, cleared))
-    orders, committed_at = await _commit_sending(parts, fresh)
+    booked = await _commit_sending(parts, fresh)
+    orders = booked.orders
     if not orders:
         return
     called_at = parts.clock()
-    if called_at - committed_at > parts.policy.reconcile_after / 2:
+    if called_at - booked.at > parts.policy.reconcile_after / 2:
         # The sweep may take silence for proof that nothing was sent, and send anew: too late to send now.
         log.warning("%s orders are too old to be sent; the sweep settles them", len(orders))
         return
@@ -56,12 +86,32 @@ async def _dispatch(parts: Parts, named: Sequence[ManagedDeviceId]) -> None:
         if (kind := answers[order.device].kind) is not AnswerKind.ACCEPTED:
             log.warning("reset of device %s (order %s): %s", order.device, order.id, kind)
     outcomes = {order.device: [Answered(order.id, answers[order.device], called_at)] for order in orders}
+    not_taken = [device for device in outcomes if answers[device].kind not in (AnswerKind.ACCEPTED, AnswerKind.UNKNOWN)]
+    await advance(parts, {device: happened for device, happened in outcomes.items() if device not in not_taken}, WHO)
+    for some in batched(not_taken, GIVEN_BACK, strict=False):
+        booked = await _give_back(parts, booked, {device: outcomes[device] for device in some})
+
+
+async def _give_back(parts: Parts, booked: _Booked, outcomes: Mapping[ManagedDeviceId, Sequence[Happening]]) -> _Booked:
+    """Keep answers that say that nothing was done, and count their orders no more: in one transaction, so that none is
+    given back twice. Where others change what is counted at every try, they stay counted."""
+    left = replace(booked, devices=tuple(device for device in booked.devices if device not in outcomes))
+    for _ in range(TRIES):
+        counted = await parts.store.orders()
+        if counted is None:
+            break
+        fewer = counted.record.minus(len(outcomes), booked.at, len(booked.unapproved.intersection(outcomes)))
+        together = [
+            rows.replace(rows.ORDERS, counted.etag, fewer),
+            rows.put(booked.row, SentRecord(booked.at, left.devices)),
+        ]
+        try:
+            await advance(parts, outcomes, WHO, together=together)
+        except ContendedError:
+            continue
+        return left
     await advance(parts, outcomes, WHO)
-
-
-async def _cleared(parts: Parts, devices: Sequence[ManagedDeviceId]) -> dict[ManagedDeviceId, Reset]:
-    stored = await parts.store.resets(devices)
-    return {device: found.record for device, found in stored.items() if found.record.state is State.CLEARED}
+    return booked
 
 
 async def _looked_at_again(parts: Parts, cleared: dict[ManagedDeviceId, Reset]) -> dict[ManagedDeviceId, Reset]:
@@ -75,13 +125,20 @@ async def _looked_at_again(parts: Parts, cleared: dict[ManagedDeviceId, Reset]) 
 
 async def _fresh(parts: Parts, cleared: dict[ManagedDeviceId, Reset]) -> dict[ManagedDeviceId, DeviceFacts | None]:
     """The devices that may still be reset, with facts where the ones at hand were too old to go by."""
-    oldest = parts.clock() - parts.policy.facts_max_age
-    stale = [device for device, reset in cleared.items() if reset.facts_at < oldest or reset.attempt > 0]
+    now = parts.clock()
+    oldest = now - parts.policy.facts_max_age
+    # Facts from the future were read by a clock that was wrong: nobody knows how old they are.
+    # Nor do lists show what is pending on a device: only its own record does.
+    stale = [
+        device
+        for device, one in cleared.items()
+        if not oldest <= one.facts_at <= now or one.attempt > 0 or one.before.pending_actions is None
+    ]
     fresh: dict[ManagedDeviceId, DeviceFacts | None] = {device: None for device in cleared if device not in stale}
     if not stale:
         return fresh
     try:
-        facts = await (await parts.intune()).facts(stale)
+        facts = await read_facts(await parts.intune(), stale, parts.policy)
     except GraphError as error:
         log.warning("%s devices wait for another turn, since their facts could not be read: %s", len(stale), error)
         return fresh
@@ -94,66 +151,134 @@ async def _fresh(parts: Parts, cleared: dict[ManagedDeviceId, Reset]) -> dict[Ma
             refused[device] = Reason(Code.FACTS_CHANGED, "Intune no longer has its record.")
         elif not eligibility.same_device(cleared[device].before, found.managed):
             refused[device] = Reason(Code.FACTS_CHANGED, "The record is of another device now.")
-        elif reason := eligibility.refusal(found, parts.policy):
+        elif eligibility.handed_on(cleared[device].before, found.managed):
+            refused[device] = Reason(Code.HANDED_ON)
+        elif reason := eligibility.refusal(found, parts.policy, parts.clock()):
             refused[device] = reason
+        elif cleared[device].doubtful and not may_send_again(cleared[device], found, parts.clock(), parts.policy):
+            refused[device] = Reason(Code.SEND_UNKNOWN)
         else:
             fresh[device] = found
     await advance(parts, {device: [Judged(refusal=reason)] for device, reason in refused.items()}, WHO)
     return fresh
 
 
-async def _commit_sending(
-    parts: Parts, fresh: dict[ManagedDeviceId, DeviceFacts | None]
-) -> tuple[list[Order], datetime]:
-    """Commit `sending` for as many as may go now, with the day's count in the same transaction: the orders to send, and
-    when their commit began."""
-    orders: list[Order] = []
-    now = parts.clock()
+async def _commit_sending(parts: Parts, fresh: dict[ManagedDeviceId, DeviceFacts | None]) -> _Booked:
+    """Commit `sending` for as many as may go now, with what the caps count in the same transaction. The caps are read
+    before the gate: a halt in between changes their row."""
+    booked = _Booked([], parts.clock())
     for _ in range(TRIES):
         stored = {device: found.record for device, found in (await parts.store.resets(list(fresh))).items()}
-        if ours := [order for order in orders if order.device in stored and stored[order.device].order == order.id]:
-            return ours, now  # our own commit, whose answer was lost on the way back
-        cleared = [device for device in fresh if device in stored and stored[device].state is State.CLEARED]
-        day = await parts.store.day(parts.clock())
-        halt = await parts.store.halt()
+        if ours := _ours(booked, stored):
+            return ours  # our own commit, whose answer was lost on the way back
+        cleared = {device: reset for device, reset in stored.items() if reset.state is State.CLEARED}
+        counted = await _counted(parts)
+        open_ = await gate(parts, cleared.values())
         now = parts.clock()
-        if halt is not None:
-            hold = Reason(Code.HALTED, halt.why)
-            await advance(parts, {device: [Judged(hold=hold)] for device in cleared}, WHO)
-            await release(parts, cleared, WHO)
-            return [], now
-        overdue = [device for device in cleared if _overdue(stored[device], now)]
-        await advance(parts, {device: [Woken()] for device in overdue}, WHO)
-        devices = [device for device in cleared if device not in overdue]
-        used = day.record.used if day else 0
-        room = guardrails.within_day(used, len(devices), parts.policy)
-        await _hold_until_tomorrow(parts, devices[room:], now)
-        orders = [Order(device, OrderId(parts.new_id()), _justification(stored[device])) for device in devices[:room]]
+        free = await _let_through(parts, cleared, open_, now)
+        free, unapproved = await _without_second_person(parts, free, stored, open_, counted.record, now)
+        room, full = guardrails.room(counted.record, now, parts.policy)
+        await _over_cap(parts, free[room:], full)
+        orders = [_order(parts, stored[device]) for device in free[:room]]
+        devices = tuple(order.device for order in orders)
+        without = frozenset(unapproved.intersection(devices))
+        booked = _Booked(orders, now, rows.sent_key(now, devices), devices, without)
         if not orders:
-            return [], now
-        count = DayCount(used + len(orders))
-        key = rows.day_key(now)
-        change: Change = rows.insert(key, count) if day is None else rows.replace(key, day.etag, count)
+            return booked
+        together = [
+            rows.replace(rows.ORDERS, counted.etag, counted.record.plus(len(orders), now, len(without))),
+            rows.put(booked.row, SentRecord(now, devices)),
+        ]
         happenings = {order.device: [Sending(order.id, fresh[order.device])] for order in orders}
         try:
-            decisions = await advance(parts, happenings, WHO, together=[change])
+            decisions = await advance(parts, happenings, WHO, together=together)
         except ContendedError:
             continue
         sent = {device: decision.reset for device, decision in decisions.items()}
-        return [order for order in orders if order.device in sent and sent[order.device].order == order.id], now
-    raise ContendedError("the day's count was changed by others at every try; the message comes back")
+        return _ours(booked, sent) or _Booked([], now)
+    raise ContendedError("what the caps count was changed by others at every try; the message comes back")
+
+
+def _ours(booked: _Booked, sent: Mapping[ManagedDeviceId, Reset]) -> _Booked | None:
+    """What of the booked orders the devices' records say to be under way; None where they say it of none."""
+    orders = [one for one in booked.orders if one.device in sent and sent[one.device].order == one.id]
+    return replace(booked, orders=orders) if orders else None
+
+
+async def _counted(parts: Parts) -> Stored[Orders]:
+    """What the caps count, with the fleet's size where the policy limits its share and the size is not known lately."""
+    while True:
+        counted = await parts.store.orders()
+        record, now = counted.record if counted else Orders(), parts.clock()
+        old = record.fleet_at is None or now - record.fleet_at > FLEET_KNOWN_FOR
+        if parts.policy.fleet_share_per_day < 1 and old:
+            record = replace(record, fleet=await _fleet(parts) or record.fleet, fleet_at=now)
+        elif counted is not None:
+            return counted
+        with contextlib.suppress(Conflict):
+            await parts.store.commit([rows.write(rows.ORDERS, counted, record)])
+
+
+async def _fleet(parts: Parts) -> int | None:
+    try:
+        return await (await parts.intune()).fleet_size()
+    except GraphError as error:
+        log.warning("the number of the tenant's devices could not be read: %s", error)
+        return None
+
+
+async def _let_through(
+    parts: Parts, cleared: dict[ManagedDeviceId, Reset], open_: Gate, now: datetime
+) -> list[ManagedDeviceId]:
+    """Those of the devices that nothing holds; the others are held, or their sender is asked."""
+    holds = {device: hold for device, reset in cleared.items() if (hold := open_.hold(reset, now, parts.policy))}
+    overdue = [device for device, reset in cleared.items() if device not in holds and _overdue(reset, now)]
+    happenings: dict[ManagedDeviceId, Sequence[Happening]] = {device: [Woken()] for device in overdue}
+    happenings |= {device: [Judged(hold=hold.reason, until=hold.until)] for device, hold in holds.items()}
+    await advance(parts, happenings, WHO)
+    await release(parts, list(holds), WHO)
+    return [device for device in cleared if device not in happenings]
+
+
+async def _without_second_person(
+    parts: Parts,
+    free: list[ManagedDeviceId],
+    stored: Mapping[ManagedDeviceId, Reset],
+    open_: Gate,
+    orders: Orders,
+    now: datetime,
+) -> tuple[list[ManagedDeviceId], set[ManagedDeviceId]]:
+    """The devices that may go, and those of them whose request nobody approved; where the day's resets without approval
+    are used up, the requests of the others need it from now on."""
+    unapproved = [device for device in free if not open_.approved(stored[device])]
+    beyond = unapproved[guardrails.unapproved_room(orders, now, parts.policy) :]
+    if beyond:
+        why = guardrails.beyond_unapproved(len(unapproved), orders, now, parts.policy)
+        await require_approval(parts, {stored[device].request for device in beyond}, why)
+        judged = Judged(hold=Reason(Code.APPROVAL_NEEDED, why))
+        await advance(parts, {device: [judged] for device in beyond}, WHO)
+        await release(parts, beyond, WHO)
+    return [device for device in free if device not in beyond], set(unapproved) - set(beyond)
+
+
+async def _over_cap(parts: Parts, devices: Sequence[ManagedDeviceId], full: Hold) -> None:
+    """Hold, or refuse, what a limit has no room for."""
+    if parts.policy.over_cap is OverCap.REFUSE:
+        judged = Judged(refusal=Reason(full.reason.code, "The policy refuses what is over a limit."))
+    else:
+        judged = Judged(hold=full.reason, until=full.until)
+    await advance(parts, {device: [judged] for device in devices}, WHO)
+
+
+def _order(parts: Parts, reset: Reset) -> Order:
+    """The justification is what the administrator reads whom Multi Admin Approval asks; with their code, the very same
+    call is sent again."""
+    why = f"Turnaround, request {reset.request}: {reset.ticket}"
+    return Order(reset.device, OrderId(parts.new_id()), why, reset.approval_code)
 
 
 def _overdue(reset: Reset, now: datetime) -> bool:
-    """Whether the time by which it was needed has just passed: then its sender is asked before anything is sent."""
-    return reset.ready_by is not None and reset.ready_by <= now and not reset.late_told
-
-
-def _justification(reset: Reset) -> str:
-    """What the administrator reads whom Multi Admin Approval asks."""
-    return f"Turnaround, request {reset.request}: {reset.ticket}"
-
-
-async def _hold_until_tomorrow(parts: Parts, devices: Sequence[ManagedDeviceId], now: datetime) -> None:
-    full = guardrails.day_is_full(now)
-    await advance(parts, {device: [Judged(hold=full.reason, until=full.until)] for device in devices}, WHO)
+    """Whether the time by which it was needed has just passed, so that its sender is asked before anything is sent; or
+    that in which its request was valid."""
+    late = reset.ready_by is not None and reset.ready_by <= now and not reset.late_told
+    return late or (reset.expires_at is not None and reset.expires_at <= now)

@@ -5,23 +5,33 @@ the sweep goes on with it. Doing any of it again changes nothing and answers the
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from itertools import batched
 
+from shared.domain import eligibility, guardrails
+from shared.domain.commands import STOPPING, is_command
 from shared.domain.devices import DeviceFacts, DeviceReference
-from shared.domain.guardrails import Halt
-from shared.domain.ids import RequestId
+from shared.domain.guardrails import Approval, Terms
+from shared.domain.ids import ManagedDeviceId, RequestId
 from shared.domain.notices import notice
+from shared.domain.policy import Policy
 from shared.domain.reasons import Code, Reason
 from shared.domain.request import MAX_DEVICES, RefusedMessage, ResetRequest, parse
 from shared.domain.reset import Event, EventKind
 from shared.domain.states import State
 from shared.domain.timing import WakeKind
-from shared.pipeline.advance import called, changes_of, release
-from shared.pipeline.decide import WHO, Named, clash, decide, named_devices, record_of
+from shared.domain.windows import WINDOW_ID
+from shared.pipeline.advance import called, changes_of
+from shared.pipeline.control import control
+from shared.pipeline.decide import WHO, Met, Named, clash, decide, named_devices, record_of, to_reset
+from shared.pipeline.facts import find
+from shared.pipeline.gate import approval_given, approval_needed, release, throw_halt
 from shared.pipeline.parts import BATCH, Outgoing, Parts, flush, outbox_change, to_tell
 from shared.pipeline.ports import GraphError
+from shared.pipeline.refusal import refuse, refuse_message
+from shared.pipeline.waves import WAVE_LOOK, next_wave
 from shared.state import rows
 from shared.state.rows import RequestRecord, RequestState, Stored
 from shared.state.table import Change, Conflict
@@ -35,14 +45,29 @@ LONGEST_PROBLEM = 300
 
 
 async def intake(parts: Parts, body: str) -> None:
-    """Take a message in. A message that is no valid request is refused with an outcome, and never comes back."""
+    """Take a message in: a request, or a command that only stops things. One that is neither is refused with an
+    outcome, and never comes back."""
+    if is_command(body):
+        await control(parts, body, only=STOPPING)
+        return
     request = parse(body)
     if isinstance(request, RefusedMessage):
         await _refuse_message(parts, request)
         return
+    if not await _may_bear(parts, request):
+        await refuse_message(parts, request.id, request.outcome_queue, Reason(Code.RESERVED_ID))
+        return
     record = await _keep(parts, request, body)
     if record is not None and record.state is RequestState.ACCEPTED:
         await expand(parts, request.id)
+
+
+async def _may_bear(parts: Parts, request: ResetRequest) -> bool:
+    """Whether the request may have its id: those of lab windows are for what was put on the queue by their opening."""
+    if not request.id.startswith(WINDOW_ID):
+        return True
+    opened = await parts.store.window_opened(request.id)
+    return opened is not None and request.digest in opened.evidence.get("digests", "").split()
 
 
 # --- keeping the request ------------------------------------------------------------------------------------------
@@ -84,7 +109,7 @@ async def _keep_part(
     record = known.record
     kept = await parts.store.part(request.id, request.part.number if request.part else 1)
     if reason := clash(record, request, str(kept.values["digest"]) if kept else None):
-        await _refuse_request(parts, request.id, request.outcome_queue, reason)
+        await refuse_message(parts, request.id, request.outcome_queue, reason)
         return None
     if kept is None:
         await parts.store.commit([_part(request, body)])
@@ -106,7 +131,7 @@ async def _accept(parts: Parts, known: Stored[RequestRecord]) -> RequestRecord:
     due = rows.due_key(now + RETRY, f"request:{record.id}")
     accepted = replace(record, state=RequestState.ACCEPTED, due=due)
     told, outgoing = _accepted(accepted, now)
-    await parts.store.commit([*_update_request(known, accepted), *told])
+    await parts.store.commit([*rows.update_request(known, accepted), *told])
     await flush(parts, outgoing)
     return accepted
 
@@ -122,16 +147,6 @@ def _accepted(record: RequestRecord, now: datetime) -> tuple[list[Change], list[
     return [rows.insert_event(event), *map(outbox_change, outgoing)], outgoing
 
 
-def _update_request(known: Stored[RequestRecord], record: RequestRecord) -> list[Change]:
-    """The request's row and its wake-up, as the record now has them."""
-    changes = [rows.replace(rows.request_key(record.id), known.etag, record, state=record.state.value)]
-    if known.record.due and known.record.due != record.due:
-        changes.append(rows.delete(known.record.due))
-    if record.due and known.record.due != record.due:
-        changes.append(rows.insert_due(record.due, WakeKind.SWEEP, None, record.id))
-    return changes
-
-
 # --- refusing -----------------------------------------------------------------------------------------------------
 
 
@@ -139,24 +154,7 @@ async def _refuse_message(parts: Parts, refused: RefusedMessage) -> None:
     # A fault may name a field whose name is as long as the message.
     reason = Reason(refused.code, "; ".join(problem[:LONGEST_PROBLEM] for problem in refused.problems))
     log.warning("request %s refused: %s", refused.id, reason.code)
-    await _refuse_request(parts, refused.id, refused.outcome_queue, reason)
-
-
-async def _refuse_request(parts: Parts, request: RequestId, queue: str, reason: Reason) -> None:
-    event = Event(kind=EventKind.REFUSED, at=parts.clock(), who=WHO, request=request, reason=reason, told=True)
-    outgoing = [to_tell(event.at, notice(event, queue))]
-    await parts.store.commit([rows.insert_event(event), *map(outbox_change, outgoing)])
-    await flush(parts, outgoing)
-
-
-async def refuse(parts: Parts, known: Stored[RequestRecord], reason: Reason, who: str = WHO) -> None:
-    """Refuse a request that was kept: none of its devices is looked up any more. Raises Conflict."""
-    event = Event(kind=EventKind.REFUSED, at=parts.clock(), who=who, request=known.record.id, reason=reason, told=True)
-    outgoing = [to_tell(event.at, notice(event, known.record.outcome_queue))]
-    refused = replace(known.record, state=RequestState.REFUSED, due=None)
-    told = [rows.insert_event(event), *map(outbox_change, outgoing)]
-    await parts.store.commit([*_update_request(known, refused), *told])
-    await flush(parts, outgoing)
+    await refuse_message(parts, refused.id, refused.outcome_queue, reason)
 
 
 async def resume(parts: Parts, request_id: RequestId) -> None:
@@ -169,6 +167,9 @@ async def resume(parts: Parts, request_id: RequestId) -> None:
         except Conflict:
             log.info("request %s: a message of it came at the same time", request_id)
             return
+    if known is not None and known.record.state is RequestState.EXPANDED:
+        await next_wave(parts, known)
+        return
     await expand(parts, request_id)
 
 
@@ -183,74 +184,172 @@ async def expand(parts: Parts, request_id: RequestId) -> None:
     references: dict[DeviceReference, None] = {}
     async for row in parts.store.parts(request_id):
         part = parse(rows.unpack(row.values["body"]))
-        if isinstance(part, ResetRequest):
-            references |= dict.fromkeys(part.references())
+        if isinstance(part, RefusedMessage):  # kept by a version that took it
+            await refuse(parts, known, Reason(part.code, "; ".join(part.problems)))
+            return
+        references |= dict.fromkeys(part.references())
     if len(references) > MAX_DEVICES:
         await refuse(parts, known, Reason(Code.TOO_MANY_DEVICES))
         return
     try:
-        findings = await (await parts.intune()).find(list(references))
+        findings = await find(await parts.intune(), list(references), parts.policy)
     except GraphError as error:
         log.warning("request %s waits, since its devices could not be looked up: %s", request_id, error)
-        await _try_later(parts, known)
+        await _try_later(parts, known, error)
         return
     devices = named_devices(references, findings)
-    for start in range(0, len(devices), BATCH):
-        await _take(parts, request_id, devices[start : start + BATCH])
+    if eligibility.is_unknown(known.record.requester, parts.policy) and parts.policy.halt_on_unknown_requester:
+        why = f"Request {request_id} came from {known.record.requester!r}, whom nobody knows."
+        await throw_halt(parts, WHO, why, unless_halted=True)
+    met = await _met(parts, devices)
+    digest, waves = await _set_terms(parts, request_id, devices, met)
+    for batch in batched(devices, BATCH, strict=False):
+        await _take(parts, request_id, batch, digest, waves, met)
     known = await parts.store.request(request_id)
-    if known is not None and known.record.state is RequestState.ACCEPTED:
-        done = replace(known.record, state=RequestState.EXPANDED, devices=len(devices), due=None)
-        await _settle(parts, known, done)
+    if known is not None and _goes_on(known.record, digest):
+        await _settle(parts, known, _expanded(known.record, len(devices), parts.clock()))
 
 
-async def _try_later(parts: Parts, known: Stored[RequestRecord]) -> None:
-    tries = known.record.tries + 1
-    wait = min(RETRY * 2 ** min(tries, 10), timedelta(hours=1))
-    due = rows.due_key(parts.clock() + wait, f"request:{known.record.id}")
-    await _settle(parts, known, replace(known.record, tries=tries, due=due))
+def _goes_on(record: RequestRecord, digest: str) -> bool:
+    """Whether the request is still to be taken in, under these terms: those of another instance, which found other
+    devices, have another digest."""
+    return record.state is RequestState.ACCEPTED and record.terms is not None and record.terms.digest == digest
+
+
+async def _met(parts: Parts, devices: Sequence[Named]) -> Met:
+    ids = [named.device for named in devices if named.device is not None]
+    return Met(
+        halt=await parts.store.halt(),
+        in_flight={device: found.record.request for device, found in (await parts.store.resets(ids)).items()},
+        sent=await parts.store.sent_since(parts.clock() - parts.policy.device_window),
+    )
+
+
+def _expanded(record: RequestRecord, devices: int, now: datetime) -> RequestRecord:
+    """A request that goes out in waves keeps a wake-up, which opens the next one."""
+    waves = record.terms is not None and bool(record.terms.waves)
+    due = rows.due_key(now + WAVE_LOOK, f"request:{record.id}") if waves else None
+    return replace(record, state=RequestState.EXPANDED, devices=devices, due=due)
+
+
+async def _try_later(parts: Parts, known: Stored[RequestRecord], error: GraphError) -> None:
+    now, record = parts.clock(), known.record
+    if now >= record.received_at + parts.policy.lookup_for:
+        await refuse(parts, known, Reason(Code.LOOKUP_FAILED, str(error)[:LONGEST_PROBLEM]))
+        return
+    wait = min(RETRY * 2 ** min(record.tries + 1, 10), timedelta(hours=1))
+    due = rows.due_key(now + wait, f"request:{record.id}")
+    await _settle(parts, known, replace(record, tries=record.tries + 1, due=due))
 
 
 async def _settle(parts: Parts, known: Stored[RequestRecord], record: RequestRecord) -> None:
     try:
-        await parts.store.commit(_update_request(known, record))
+        await parts.store.commit(rows.update_request(known, record))
     except Conflict:
         log.info("request %s: another instance goes on with it", record.id)
 
 
-async def _take(parts: Parts, request_id: RequestId, devices: Sequence[Named]) -> None:
+async def _set_terms(
+    parts: Parts, request_id: RequestId, devices: Sequence[Named], met: Met
+) -> tuple[str, Mapping[ManagedDeviceId, int]]:
+    """Write down what the request as a whole is subject to, with an approval that came before it; gives the digest, and
+    which device goes in which wave. Begun anew after a crash the devices may be others: then so are the terms, and an
+    approval of the earlier ones is none of these. What needed a second person once, needs one."""
+    while True:
+        known = await parts.store.request(request_id)
+        now = parts.clock()
+        if known is None or known.record.state is not RequestState.ACCEPTED:
+            return "", {}
+        record = known.record
+        wanted = to_reset(record, devices, met, now, parts.policy)
+        wanted += await _taken_before(parts, record, wanted)
+        orders = await parts.store.orders()
+        counted = orders.record if orders else None
+        terms = guardrails.terms(record.id, record.header_digest, wanted, now, parts.policy, counted)
+        same = record.terms if record.terms is not None and record.terms.digest == terms.digest else None
+        sizes = (same or terms).waves
+        waves = {facts.managed.id: guardrails.wave_of(number, sizes) for number, facts in enumerate(wanted)}
+        if same is not None:
+            return terms.digest, waves
+        if record.terms is not None:
+            terms = replace(terms, needs=terms.needs or record.terms.needs, declined=record.terms.declined)
+        early = await parts.store.early_approval(request_id)
+        terms, event = _with_approval(record, terms, early, now, parts.policy)
+        outgoing = [to_tell(now, notice(event, record.outcome_queue))] if event is not None else []
+        changes = rows.update_request(known, replace(record, terms=terms))
+        changes += [rows.insert_event(event)] if event is not None else []
+        changes += [rows.delete(rows.approval_key(request_id))] if early is not None else []
+        try:
+            await parts.store.commit([*changes, *map(outbox_change, outgoing)])
+        except Conflict:
+            continue
+        await flush(parts, outgoing)
+        return terms.digest, waves
+
+
+async def _taken_before(parts: Parts, record: RequestRecord, wanted: Sequence[DeviceFacts]) -> list[DeviceFacts]:
+    """Devices that are in flight for the request since it was begun before, and that it does not name any more."""
+    if record.terms is None:
+        return []
+    named = {facts.managed.id for facts in wanted}
+    taken = [found.record async for found in parts.store.in_flight(request=record.id)]
+    return [DeviceFacts(one.before, None, None, one.facts_at) for one in taken if one.device not in named]
+
+
+def _with_approval(
+    record: RequestRecord, terms: Terms, early: Approval | None, now: datetime, policy: Policy
+) -> tuple[Terms, Event | None]:
+    """The terms with the approval that came before the request, where it is one of these; and what is told."""
+    if not terms.needs:
+        return terms, None
+    fault = guardrails.approval_fault(early, record.requester, terms.digest, policy) if early is not None else None
+    if early is not None and fault is None:
+        return replace(terms, approval=early), approval_given(record, terms, early, now)
+    return terms, approval_needed(record, terms, now, fault.sentence if fault else "")
+
+
+async def _take(
+    parts: Parts,
+    request_id: RequestId,
+    devices: Sequence[Named],
+    digest: str,
+    waves: Mapping[ManagedDeviceId, int],
+    met: Met,
+) -> None:
     """Commit what becomes of up to 20 devices, at most four rows each, in one transaction with the request's own row.
 
     That row changes with every such transaction: an instance that was left behind by another meets a conflict, and can
-    never take a device anew whose turnaround has ended meanwhile.
+    never take a device anew whose turnaround has ended meanwhile. A device that was in flight for another request when
+    the terms were set is in none of them, and is refused though it may be free by now.
     """
     while True:
         known = await parts.store.request(request_id)
-        if known is None or known.record.state is not RequestState.ACCEPTED:
-            return  # another instance has finished it
+        if known is None or not _goes_on(known.record, digest):
+            return  # another instance has finished it, or goes on with it
         request, now = known.record, parts.clock()
-        halt = await parts.store.halt()
         ids = [named.device for named in devices if named.device is not None]
-        flying = await parts.store.resets(ids)
+        flying = {device: found.record.request for device, found in (await parts.store.resets(ids)).items()}
+        now_met = Met(await parts.store.halt(), {**met.in_flight, **flying}, met.sent)
         ended = await parts.store.is_closed(request.id, [_about(named) for named in devices])
         changes = [rows.replace(rows.request_key(request.id), known.etag, request, state=request.state.value)]
         outgoing: list[Outgoing] = []
         for one in devices:
-            mine = flying.get(one.device) if one.device is not None else None
-            if _about(one) in ended or (mine and mine.record.request == request.id):
+            mine = one.device is not None and flying.get(one.device) == request.id
+            if _about(one) in ended or mine:
                 continue
-            other = mine.record.request if mine else None
-            decided, outs = _carry_out(parts, request, one, halt, other, now)
+            wave = waves.get(one.device, 0) if one.device is not None else 0
+            decided, outs = _carry_out(parts, request, one, wave, now_met, now)
             changes += decided
             outgoing += outs
         if len(changes) == 1:
+            await release(parts, ids, WHO)  # whoever took them may have died before it asked again
             return
         try:
             await parts.store.commit(changes)
         except Conflict:
             continue
         await flush(parts, outgoing)
-        if halt is not None:
-            await release(parts, ids, WHO)
+        await release(parts, ids, WHO)
         return
 
 
@@ -259,10 +358,10 @@ def _about(named: Named) -> str:
 
 
 def _carry_out(
-    parts: Parts, request: RequestRecord, named: Named, halt: Halt | None, other: RequestId | None, now: datetime
+    parts: Parts, request: RequestRecord, named: Named, wave: int, met: Met, now: datetime
 ) -> tuple[list[Change], list[Outgoing]]:
     """What becomes of one device: its rows and what goes out."""
-    decided = decide(request, named, halt, other, now, parts.policy)
+    decided = decide(request, named, wave, met, now, parts.policy)
     if isinstance(decided, Reason):
         facts = named.outcome if isinstance(named.outcome, DeviceFacts) else None
         return _refused_reference(request, named, decided, now, facts)
@@ -286,4 +385,5 @@ def _refused_reference(
     )
     known = called(facts.managed) if facts else None
     outgoing = [to_tell(now, notice(event, request.outcome_queue, known))]
-    return [rows.insert_event(event), rows.closed(event, None), *map(outbox_change, outgoing)], outgoing
+    ends = [rows.closed(event, None), rows.ended(event)]
+    return [rows.insert_event(event), *ends, *map(outbox_change, outgoing)], outgoing

@@ -12,7 +12,7 @@ from shared.domain.devices import AuditedAction, CheckIn, DeviceFacts, DeviceRef
 from shared.domain.guardrails import Budget, pause, reserve
 from shared.domain.ids import ManagedDeviceId
 from shared.domain.lifecycle import RETRY_THROTTLED
-from shared.domain.orders import Answer, AnswerKind, Order
+from shared.domain.orders import AdminDecision, Answer, AnswerKind, Order
 from shared.pipeline.parts import Parts
 from shared.pipeline.ports import GraphThrottled, GraphUnavailable, Intune
 from shared.state import rows
@@ -26,6 +26,8 @@ SINGLY = 100
 """More devices than this are looked up by lists, whose pages cost less than this many single reads."""
 PAGE = 1000
 """Devices on one page of a list."""
+GROUPS = 20
+"""Groups of which one call tells whether they hold a device, or a user."""
 
 
 async def await_turn(parts: Parts, calls: int, budget: Budget = Budget.WRITES) -> None:
@@ -43,10 +45,8 @@ async def await_turn(parts: Parts, calls: int, budget: Budget = Budget.WRITES) -
 
 async def _booked(parts: Parts, budget: Budget, before: Stored[Pace] | None, until: datetime) -> bool:
     """Write down until when calls are booked; False where somebody else booked in between."""
-    key, pace = rows.pace_key(budget), Pace(until)
-    change = rows.insert(key, pace) if before is None else rows.replace(key, before.etag, pace)
     try:
-        await parts.store.commit([change])
+        await parts.store.commit([rows.write(rows.pace_key(budget), before, Pace(until))])
     except Conflict:
         return False
     return True
@@ -78,6 +78,19 @@ class Paced:
         async with self._reads(RECORDS * len(devices)):
             return await self.graph.facts(devices)
 
+    async def memberships(
+        self, devices: Sequence[DeviceFacts], groups: frozenset[str]
+    ) -> Mapping[ManagedDeviceId, frozenset[str]]:
+        if not devices or not groups:
+            return await self.graph.memberships(devices, groups)  # nothing is asked
+        users = {facts.managed.primary_user for facts in devices}
+        async with self._reads(len(groups) + (len(devices) + len(users)) * -(-len(groups) // GROUPS)):
+            return await self.graph.memberships(devices, groups)
+
+    async def fleet_size(self) -> int:
+        async with self._reads(1):
+            return await self.graph.fleet_size()
+
     async def look(self, devices: Sequence[ManagedDeviceId]) -> Mapping[ManagedDeviceId, Sighting]:
         async with self._reads(len(devices)):
             return await self.graph.look(devices)
@@ -87,6 +100,10 @@ class Paced:
     ) -> Mapping[ManagedDeviceId, Sequence[AuditedAction]]:
         async with self._reads(RECORDS):
             return await self.graph.audited_resets(devices, since)
+
+    async def admin_decisions(self, codes: Sequence[str]) -> Mapping[str, AdminDecision]:
+        async with self._reads(1 + len(codes)):
+            return await self.graph.admin_decisions(codes)
 
     async def changed_since(self, since: datetime) -> AsyncIterator[CheckIn]:
         count = 0
@@ -99,6 +116,9 @@ class Paced:
 
     async def reset(self, orders: Sequence[Order]) -> Mapping[ManagedDeviceId, Answer]:
         return await self._after(await self.graph.reset(orders))
+
+    async def wipe(self, orders: Sequence[Order]) -> Mapping[ManagedDeviceId, Answer]:
+        return await self._after(await self.graph.wipe(orders))
 
     async def sync(self, orders: Sequence[Order]) -> Mapping[ManagedDeviceId, Answer]:
         return await self._after(await self.graph.sync(orders))

@@ -1,14 +1,15 @@
 """The real parts a stage works with, built by `shared.wiring`; tests and the sandbox build others."""
 
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from shared.domain.ids import ManagedDeviceId
 from shared.domain.notices import Notice
 from shared.domain.policy import Policy
-from shared.messages.queues import DISPATCH, MAX_BODY, NOTICES, Queues
+from shared.messages import queues
+from shared.messages.queues import DISPATCH, MAX_BODY, NOTICES, REQUESTS, Queues
 from shared.pipeline.ports import Intune
 from shared.state import rows
 from shared.state.rows import OutboxRecord
@@ -19,6 +20,8 @@ Clock = Callable[[], datetime]
 Outgoing = tuple[str, OutboxRecord]
 """An outbox row's key and what it holds."""
 
+MAX_ITEM = 15_000
+"""Bytes of one message of a request: its outbox row escapes them once more, into at most 32 Ki characters."""
 BATCH = 20
 """Devices in one dispatch message and in one `$batch`, which Graph limits to 20."""
 
@@ -50,9 +53,9 @@ def to_tell(at: datetime, notice: Notice) -> Outgoing:
     return _outgoing(at, OutboxRecord(NOTICES, rows.doc(notice)))
 
 
-def to_queue(at: datetime, queue: str, body: str) -> Outgoing:
-    """The outbox row of a whole message."""
-    return _outgoing(at, OutboxRecord(queue, body))
+def to_requests(at: datetime, bodies: Iterable[str]) -> list[Outgoing]:
+    """The outbox rows of a request of our own, in messages of at most MAX_ITEM bytes."""
+    return [_outgoing(at, OutboxRecord(REQUESTS, body)) for body in bodies]
 
 
 def _outgoing(at: datetime, record: OutboxRecord) -> Outgoing:
@@ -91,9 +94,9 @@ async def each(*jobs: Callable[[], Awaitable[None]]) -> None:
 def bodies(queue: str, items: Sequence[str]) -> list[str]:
     """Message texts that carry the items, in order: devices to dispatch by twenties, notices as many as fit."""
     match queue:
-        case "reset-dispatch":
+        case queues.DISPATCH:
             return [_array("devices", items[start : start + BATCH]) for start in range(0, len(items), BATCH)]
-        case "reset-notices":
+        case queues.NOTICES:
             packed: list[list[str]] = []
             size = MAX_BODY
             for item in items:

@@ -14,14 +14,14 @@ from pydantic import TypeAdapter
 
 from shared.domain import guardrails
 from shared.domain.devices import DeviceFacts, DeviceReference, Finding
-from shared.domain.guardrails import Budget, Halt
+from shared.domain.guardrails import Approval, Budget, Halt, Hold, Orders, Terms, day_of, hour_of
 from shared.domain.ids import ManagedDeviceId, RequestId
 from shared.domain.policy import Policy
 from shared.domain.reasons import Code, Reason
 from shared.domain.request import ResetRequest, parse
 from shared.domain.reset import Reset
 from shared.domain.states import State
-from shared.pipeline.decide import Named, clash, decide, named_devices, record_of
+from shared.pipeline.decide import Met, Named, clash, decide, named_devices, record_of, to_reset
 from shared.pipeline.parts import BATCH
 from shared.state.rows import RequestRecord, RequestState
 from shared.state.store import Store
@@ -66,6 +66,8 @@ class PlannedDevice:
     serial_number: str | None = None
     last_check_in: datetime | None = None
     why: Why | None = None
+    wave: int = 0
+    """The wave it would go in, from 1; 0: the request has none."""
     wait_until: datetime | None = None
     """None beside the verdict `wait`: only a command ends it."""
     order_at: datetime | None = None
@@ -99,8 +101,12 @@ class Plan:
     """What would become of a request."""
 
     request_id: RequestId
-    request_digest: str
-    """SHA-256 of the request's content."""
+    digest: str
+    """What an approval of this plan is bound to: the request, and exactly the devices that it would reset."""
+    needs_approval: str
+    """Why a second person must approve it; empty where nobody has to, or where somebody has."""
+    waves: tuple[int, ...]
+    """How many devices go in each wave; none: all go at once."""
     made_at: datetime
     offline: bool
     devices: tuple[PlannedDevice, ...]
@@ -127,8 +133,12 @@ class Situation:
     in_flight: Mapping[ManagedDeviceId, Reset] = field(default_factory=dict)
     """All turnarounds in flight: they keep their devices, and those not sent yet take their share of the days."""
     halt: Halt | None = None
-    orders_today: int = 0
-    """Resets ordered this UTC day."""
+    orders: Orders = field(default_factory=Orders)
+    """What the caps count."""
+    sent: Mapping[ManagedDeviceId, int] = field(default_factory=dict)
+    """How many resets of a device were ordered within the policy's `device_window`."""
+    approval: Approval | None = None
+    """One that came before the request."""
     booked_until: datetime | None = None
     """Until when Graph writes are booked."""
     known: RequestRecord | None = None
@@ -149,12 +159,20 @@ def plan(
 ) -> Plan:
     """What would become of a request that came in at `now` (aware UTC). `offline`: the findings are from an export."""
     named = [] if situation.known else named_devices(request.references(), findings)
+    met = Met(situation.halt, {device: one.request for device, one in situation.in_flight.items()}, situation.sent)
     record = record_of(request, RequestState.ACCEPTED, now)
-    devices = [_planned(record, one, situation, policy, now, offline=offline) for one in named]
+    wanted = to_reset(record, named, met, now, policy)
+    terms = guardrails.terms(record.id, record.header_digest, wanted, now, policy, situation.orders)
+    terms = replace(terms, approval=situation.approval)
+    record = replace(record, terms=terms)
+    waves = {facts.managed.id: guardrails.wave_of(number, terms.waves) for number, facts in enumerate(wanted)}
+    devices = [_planned(record, one, waves, met, policy, now, offline=offline) for one in named]
     devices = _in_turn(devices, request, situation, policy, now)
     return Plan(
         request_id=request.id,
-        request_digest=request.digest,
+        digest=terms.digest,
+        needs_approval=_needs_approval(record, terms, policy),
+        waves=terms.waves,
         made_at=now,
         offline=offline,
         devices=tuple(devices),
@@ -167,13 +185,23 @@ def plan(
     )
 
 
-async def situation(store: Store, request: ResetRequest, messages: Sequence[str], now: datetime) -> Situation:
+def _needs_approval(record: RequestRecord, terms: Terms, policy: Policy) -> str:
+    approval = terms.approval
+    fits = approval and guardrails.approval_fault(approval, record.requester, terms.digest, policy) is None
+    return "" if fits else terms.needs
+
+
+async def situation(
+    store: Store, request: ResetRequest, messages: Sequence[str], now: datetime, policy: Policy
+) -> Situation:
     """What the request would meet, read from the table alone; `messages` are the texts that it would be sent as."""
-    known, day, pace = await store.request(request.id), await store.day(now), await store.pace(Budget.WRITES)
+    known, orders, pace = await store.request(request.id), await store.orders(), await store.pace(Budget.WRITES)
     return Situation(
         in_flight={stored.record.device: stored.record async for stored in store.in_flight()},
         halt=await store.halt(),
-        orders_today=day.record.used if day else 0,
+        orders=orders.record if orders else Orders(),
+        sent=await store.sent_since(now - policy.device_window),
+        approval=await store.early_approval(request.id),
         booked_until=pace.record.booked_until if pace else None,
         known=known.record if known else None,
         clash=await _clash(store, known.record, messages) if known else None,
@@ -194,11 +222,18 @@ async def _clash(store: Store, known: RequestRecord, messages: Sequence[str]) ->
 
 
 def _planned(
-    record: RequestRecord, named: Named, met: Situation, policy: Policy, now: datetime, *, offline: bool
+    record: RequestRecord,
+    named: Named,
+    waves: Mapping[ManagedDeviceId, int],
+    met: Met,
+    policy: Policy,
+    now: datetime,
+    *,
+    offline: bool,
 ) -> PlannedDevice:
     """The verdict on a device, its turn still to come."""
-    other = met.in_flight.get(named.device) if named.device is not None else None
-    decided = decide(record, named, met.halt, other.request if other else None, now, policy)
+    wave = waves.get(named.device, 0) if named.device is not None else 0
+    decided = decide(record, named, wave, met, now, policy)
     reason = decided if isinstance(decided, Reason) else decided.reset.reason
     state = State.REFUSED if isinstance(decided, Reason) else decided.reset.state
     until = None if isinstance(decided, Reason) else decided.reset.next_step
@@ -214,6 +249,7 @@ def _planned(
         serial_number=device.serial_number if device else None,
         last_check_in=device.last_sync if device else None,
         why=_why(reason) if reason else None,
+        wave=wave,
         wait_until=until if verdict is Verdict.WAIT else None,
     )
 
@@ -230,28 +266,36 @@ def _why(reason: Reason) -> Why:
 # --- when ---------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """When a device would be free to go and its order would be sent; and the last limit that it would wait for."""
+
+    free: datetime
+    order_at: datetime
+    full: Hold | None
+
+
 def _in_turn(
     devices: Sequence[PlannedDevice], request: ResetRequest, met: Situation, policy: Policy, now: datetime
 ) -> list[PlannedDevice]:
-    """The devices with the times at which their resets would go and be done. Nothing is foretold under a halt."""
-    turns = {} if met.halt is not None else _turns(devices, met, policy, now)
+    """The devices with the times at which their resets would go and be done. Nothing is foretold under a halt, nor
+    where an approval is missing."""
+    unapproved = any(device.why is not None and device.why.code is Code.APPROVAL_NEEDED for device in devices)
+    turns = {} if met.halt is not None or unapproved else _turns(devices, met, policy, now)
     return [
-        _timed(device, turns[number], request, policy, now) if number in turns else device
+        _timed(device, turns[number], request, policy) if number in turns else device
         for number, device in enumerate(devices)
     ]
 
 
-def _timed(
-    device: PlannedDevice, turn: tuple[datetime, datetime], request: ResetRequest, policy: Policy, now: datetime
-) -> PlannedDevice:
-    released, order_at = turn
+def _timed(device: PlannedDevice, turn: _Turn, request: ResetRequest, policy: Policy) -> PlannedDevice:
+    order_at = turn.order_at
     if request.ready_by is not None and order_at >= request.ready_by:
         words = f"Its turn would come at {order_at:%Y-%m-%d %H:%M} UTC, after the time by which it is needed."
         why = _why(Reason(Code.NOT_SENT_IN_TIME, words))
         return replace(device, verdict=Verdict.ATTENTION, why=why, wait_until=None, late=True)
-    if released > (device.wait_until or now):
-        full = guardrails.day_is_full(released - timedelta(days=1))
-        device = replace(device, verdict=Verdict.WAIT, why=_why(full.reason), wait_until=full.until)
+    if turn.full is not None:
+        device = replace(device, verdict=Verdict.WAIT, why=_why(turn.full.reason), wait_until=turn.full.until)
     likely = order_at + policy.sync_grace + policy.usual_reset_duration
     return replace(
         device,
@@ -262,35 +306,53 @@ def _timed(
     )
 
 
-def _turns(
-    devices: Sequence[PlannedDevice], met: Situation, policy: Policy, now: datetime
-) -> dict[int, tuple[datetime, datetime]]:
-    """By number of the device, when it would be free to go and when its order would be sent.
+def _turns(devices: Sequence[PlannedDevice], met: Situation, policy: Policy, now: datetime) -> dict[int, _Turn]:
+    """By number of the device, when its turn would come.
 
-    Whoever is in flight and not sent yet goes first. What a day has no room for goes on the next that has.
+    Whoever is in flight and not sent yet goes first. What an hour or a day has no room for goes in the next that has.
     """
     waiting: list[tuple[datetime, int]] = [(free, -1) for free in map(_free, met.in_flight.values()) if free]
     waiting = [(max(free, now), number) for free, number in waiting]
+    a_wave = policy.sync_grace + policy.usual_reset_duration
     for number, device in enumerate(devices):
         if device.verdict is Verdict.RESET:
             waiting.append((now, number))
+        elif device.why is not None and device.why.code is Code.WAITS_FOR_WAVE:
+            waiting.append((now + a_wave * (device.wave - 1), number))
         elif device.verdict is Verdict.WAIT and device.wait_until is not None:
             waiting.append((device.wait_until, number))
-    used: Counter[date] = Counter({now.astimezone(UTC).date(): met.orders_today})
-    free_to_go: list[tuple[datetime, int]] = []
-    for start, number in sorted(waiting, key=lambda one: (one[1] >= 0, one)):
-        at = start
-        while not guardrails.within_day(used[at.astimezone(UTC).date()], 1, policy):
-            at = guardrails.tomorrow(at)
-        used[at.astimezone(UTC).date()] += 1
-        free_to_go.append((at, number))
-    turns: dict[int, tuple[datetime, datetime]] = {}
+    capacity = _Capacity(met.orders, policy, now)
+    held = [(*capacity.take(start), number) for start, number in sorted(waiting, key=lambda one: (one[1] >= 0, one))]
+    turns: dict[int, _Turn] = {}
     booked = met.booked_until
-    for free, together in groupby(sorted(free_to_go, key=lambda one: one[0]), key=lambda one: one[0]):
+    for free, together in groupby(sorted(held, key=lambda one: one[0]), key=lambda one: one[0]):
         for batch in batched(together, BATCH, strict=False):
             order_at, booked = guardrails.reserve(booked, free, len(batch), Budget.WRITES, policy)
-            turns |= {number: (free, order_at) for _, number in batch if number >= 0}
+            turns |= {number: _Turn(free, order_at, full) for _, full, number in batch if number >= 0}
     return turns
+
+
+class _Capacity:
+    """What the caps still have room for, hour by hour."""
+
+    def __init__(self, orders: Orders, policy: Policy, now: datetime) -> None:
+        self._a_day, self._code = guardrails.day_cap(orders, policy)
+        self._an_hour = policy.resets_per_hour
+        self._used = Counter({day_of(now): orders.today(now), hour_of(now): orders.this_hour(now)})
+
+    def take(self, at: datetime) -> tuple[datetime, Hold | None]:
+        """Take a place at `at` or the first later time that has one, and the last limit that was in the way."""
+        full = None
+        while True:
+            if self._used[day_of(at)] >= self._a_day:
+                at = guardrails.tomorrow(at)
+                full = guardrails.full(self._code, at)
+            elif self._used[hour_of(at)] >= self._an_hour:
+                at = guardrails.next_hour(at)
+                full = guardrails.full(Code.HOURLY_LIMIT, at)
+            else:
+                self._used.update((day_of(at), hour_of(at)))
+                return at, full
 
 
 def _free(reset: Reset) -> datetime | None:
@@ -329,7 +391,8 @@ def _estimate(policy: Policy) -> str:
         for duration in (policy.min_reset_duration, policy.sync_grace, policy.usual_reset_duration)
     )
     return (
-        f"Orders go at most {policy.writes_per_window} in 20 seconds and {policy.resets_per_day} a UTC day. A device "
+        f"Orders go at most {policy.writes_per_window} in 20 seconds, {policy.resets_per_hour} an hour and "
+        f"{policy.resets_per_day} a UTC day, a wave once the one before is likely ready. A device "
         f"is ready {earliest} after its order at the earliest (min_reset_duration), and likely {grace} (sync_grace) "
         f"and {usual} (usual_reset_duration) after it, if it is on and online; one that is off starts once it is back."
     )

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from shared.domain.devices import AuditedAction, CheckIn, DeviceFacts, DeviceReference, Finding, Sighting
 from shared.domain.ids import ManagedDeviceId
+from shared.domain.orders import AdminDecision as AdminDecision
 from shared.domain.orders import Answer as Answer
 from shared.domain.orders import AnswerKind as AnswerKind
 from shared.domain.orders import Order as Order
@@ -48,16 +49,35 @@ class Intune(Protocol):
 
     async def find(self, references: Sequence[DeviceReference]) -> Mapping[DeviceReference, Finding]:
         """For every reference, all devices that it names, with their facts. Absence was asked for directly: it is
-        never concluded from a list, which may be incomplete."""
+        never concluded from a list, which may be incomplete. Pending actions are told only of devices named by their
+        Intune id: lists and filters do not show them."""
         ...
 
     async def facts(self, devices: Sequence[ManagedDeviceId]) -> Mapping[ManagedDeviceId, DeviceFacts | None]:
-        """Fresh facts of these devices; None for one that Intune no longer has."""
+        """Fresh facts of these devices, with their pending actions; None for one that Intune no longer has."""
+        ...
+
+    async def memberships(
+        self, devices: Sequence[DeviceFacts], groups: frozenset[str]
+    ) -> Mapping[ManagedDeviceId, frozenset[str]]:
+        """Of these Entra groups (object ids), those that hold the device or its primary user, directly or through other
+        groups. A device is left out, and nothing is known of its groups, where Entra has no such device, or where its
+        Entra id or its primary user was not told. A user that Entra no longer has is in no group. Entra shows a change
+        of membership only after a while. Raises GraphError also for a group that Entra does not have, or that hides its
+        members."""
+        ...
+
+    async def fleet_size(self) -> int:
+        """How many Windows devices Intune manages, as its own overview counts them."""
         ...
 
     async def reset(self, orders: Sequence[Order]) -> Mapping[ManagedDeviceId, Answer]:
         """Order an Autopilot Reset of each device, once, with no retry of any kind. At most 20 orders; every order has
         an answer: never raises GraphError."""
+        ...
+
+    async def wipe(self, orders: Sequence[Order]) -> Mapping[ManagedDeviceId, Answer]:
+        """Order a full wipe of each device, which takes it out of Intune too: otherwise as `reset`."""
         ...
 
     async def sync(self, orders: Sequence[Order]) -> Mapping[ManagedDeviceId, Answer]:
@@ -77,4 +97,9 @@ class Intune(Protocol):
         self, devices: Sequence[ManagedDeviceId], since: datetime
     ) -> Mapping[ManagedDeviceId, Sequence[AuditedAction]]:
         """Wipes and Autopilot Resets of these devices that Intune's audit shows at or after `since`, by anyone."""
+        ...
+
+    async def admin_decisions(self, codes: Sequence[str]) -> Mapping[str, AdminDecision]:
+        """What became of the requests for Multi Admin Approval with these codes. UNKNOWN for one that Graph does not
+        show now: nothing follows from that."""
         ...

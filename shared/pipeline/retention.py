@@ -1,6 +1,7 @@
 """Forget what ended long ago, once a day: policy says how long history is kept."""
 
 import logging
+from collections.abc import Sequence
 from datetime import timedelta
 from itertools import batched
 
@@ -24,7 +25,14 @@ async def forget(parts: Parts) -> None:
         return  # the first run: nothing here is a day old
     count = 0
     async for keys in parts.store.expired(now - parts.policy.retention):
-        for some in batched(dict.fromkeys(keys), MAX_CHANGES, strict=False):
-            await parts.store.drop(some)
-            count += len(some)
+        count += await _drop(parts, keys)
+    approvals = now - parts.policy.approval_valid_for
+    notes = [key async for key in parts.store.stale_notes(now - parts.policy.device_window, now - EVERY, approvals)]
+    count += await _drop(parts, notes)
     log.info("retention: %s rows forgotten", count)
+
+
+async def _drop(parts: Parts, keys: Sequence[str]) -> int:
+    for some in batched(dict.fromkeys(keys), MAX_CHANGES, strict=False):
+        await parts.store.drop(some)
+    return len(keys)

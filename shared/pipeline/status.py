@@ -1,13 +1,15 @@
 """What there is to know of a request or a device: read from the table alone, so that the front app can."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from shared.domain.guardrails import Halt, Terms
 from shared.domain.ids import ManagedDeviceId, RequestId
 from shared.domain.reasons import Reason
 from shared.domain.reset import Event, EventKind, Reset
 from shared.domain.states import TERMINAL, State
+from shared.domain.story import Turnaround
 from shared.state.rows import ClosedRecord, RequestState
 from shared.state.store import Store
 
@@ -39,6 +41,10 @@ class RequestStatus:
     devices: tuple[DeviceStatus, ...] = ()
     reason: Reason | None = None
     """Why the request as a whole was refused."""
+    terms: Terms | None = None
+    """The approval that it needs or has, and its waves; None until its devices are known."""
+    halt: Halt | None = None
+    """The halt, while nothing is sent."""
 
 
 async def request_status(store: Store, request: RequestId) -> RequestStatus | None:
@@ -61,6 +67,8 @@ async def request_status(store: Store, request: RequestId) -> RequestStatus | No
         counts=counts,
         devices=tuple(devices),
         reason=refused.reason if refused else None,
+        terms=known.record.terms,
+        halt=await store.halt(),
     )
 
 
@@ -94,6 +102,46 @@ def _ended(closed: ClosedRecord) -> DeviceStatus:
         since=event.at,
         intune_id=event.device,
         reason=event.reason,
+    )
+
+
+async def turnarounds(store: Store, device: ManagedDeviceId) -> list[Turnaround]:
+    """All turnarounds of a device of which something is kept, oldest first."""
+    events = await history(store, device)
+    requests = dict.fromkeys(event.request for event in events if event.request is not None)
+    return [await _turnaround(store, request, device, events) for request in requests]
+
+
+async def turnaround(store: Store, request: RequestId, device: ManagedDeviceId) -> Turnaround | None:
+    """A device's turnaround for a request, or None where nothing is kept of it."""
+    events = await history(store, device)
+    named = any(event.request == request for event in events)
+    return await _turnaround(store, request, device, events) if named else None
+
+
+async def _turnaround(
+    store: Store, request: RequestId, device: ManagedDeviceId, history_of_device: Sequence[Event]
+) -> Turnaround:
+    # In this order: a turnaround that ends in between is found among the ended ones.
+    flying = await store.reset(device)
+    closed = await store.end_of(request, device)
+    known = await store.request(request)
+    mine = flying.record if flying is not None and flying.record.request == request else None
+    reset = closed.reset if closed is not None else mine
+    asked = known.record if known is not None else reset
+    events = tuple(event for event in history_of_device if event.request == request)
+    return Turnaround(
+        request=request,
+        device=device,
+        reference=reset.reference if reset is not None else events[0].reference,
+        requester=asked.requester if asked is not None else None,
+        reason=asked.ticket if asked is not None else None,
+        received_at=known.record.received_at if known is not None else None,
+        not_before=asked.not_before if asked is not None else None,
+        ready_by=asked.ready_by if asked is not None else None,
+        reset=reset,
+        events=events,
+        request_events=tuple(await history(store, f"request:{request}")),
     )
 
 

@@ -1,17 +1,20 @@
 """Timer: deadlines, lost turns and wake-ups, answers that were lost, messages not handed over, retention."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from itertools import batched
 
+from shared.domain import guardrails
+from shared.domain.guardrails import Orders
 from shared.domain.ids import ManagedDeviceId
-from shared.domain.lifecycle import Happening, Reconciled, Woken
+from shared.domain.lifecycle import AdminDecided, Happening, Reconciled, Woken
 from shared.domain.reset import Reset
 from shared.domain.states import WATCHED, State
 from shared.domain.timing import WakeKind
 from shared.pipeline.advance import advance
+from shared.pipeline.gate import throw_halt
 from shared.pipeline.intake import resume
 from shared.pipeline.parts import BATCH, Parts, each, flush
 from shared.pipeline.ports import GraphError
@@ -21,6 +24,8 @@ from shared.pipeline.sync import look
 log = logging.getLogger(__name__)
 WHO = "sweep"
 LIMIT = 1000
+LATELY = timedelta(hours=1)
+"""How far back the halt that throws itself looks."""
 LEFT_BEHIND = timedelta(seconds=30)
 """Outbox rows older than this were left behind by a process that died."""
 
@@ -32,6 +37,7 @@ async def sweep(parts: Parts) -> None:
     requests = [wake.request for wake in due if wake.request is not None]
     await each(
         partial(_hand_out, parts),
+        partial(_watch, parts),
         *(partial(_sweep, parts, batch) for batch in batched(devices, BATCH, strict=False)),
         *(partial(resume, parts, request) for request in requests),
         partial(forget, parts),
@@ -46,6 +52,19 @@ async def _hand_out(parts: Parts) -> None:
         await flush(parts, left)
 
 
+async def _watch(parts: Parts) -> None:
+    """Stop everything where what happened lately is not what usually happens."""
+    if await parts.store.halt() is not None:
+        return
+    # After the look at the halt: once that is lifted, it stands here what is excused.
+    now, resumed_at = parts.clock(), await parts.store.resumed_at()
+    ends = await parts.store.ended_since(max(now - LATELY, resumed_at or now - LATELY), LIMIT)
+    counted = await parts.store.orders()
+    why = guardrails.anomaly(ends, counted.record if counted else Orders(), resumed_at, now, parts.policy)
+    if why is not None:
+        await throw_halt(parts, WHO, why, unless_halted=True)
+
+
 async def _sweep(parts: Parts, devices: Sequence[ManagedDeviceId]) -> None:
     stored = {device: found.record for device, found in (await parts.store.resets(devices)).items()}
     happenings: dict[ManagedDeviceId, Sequence[Happening]] = {device: [Woken()] for device in stored}
@@ -55,10 +74,29 @@ async def _sweep(parts: Parts, devices: Sequence[ManagedDeviceId]) -> None:
     for device, sighting in sightings.items():
         happenings[device] = [sighting, Woken()]
     doubtful = {device: reset for device, reset in stored.items() if reset.state is State.SENDING}
+    for device, decided in (await _admin_decisions(parts, stored)).items():
+        happenings[device] = [decided, Woken()]
     audited = await _audited(parts, doubtful)
     for device in doubtful:
         happenings[device] = [Reconciled(sightings.get(device), audited.get(device)), Woken()]
     await advance(parts, happenings, WHO)
+
+
+async def _admin_decisions(
+    parts: Parts, stored: Mapping[ManagedDeviceId, Reset]
+) -> dict[ManagedDeviceId, AdminDecided]:
+    """What Intune's administrators decided about the devices that wait for them; empty where it cannot be read."""
+    codes = {
+        device: reset.approval_code for device, reset in stored.items() if reset.state is State.AWAITING_ADMIN_APPROVAL
+    }
+    if not codes:
+        return {}
+    try:
+        found = await (await parts.intune()).admin_decisions(sorted(set(codes.values())))
+    except GraphError as error:
+        log.warning("the approval of %s devices could not be asked for: %s", len(codes), error)
+        return {}
+    return {device: AdminDecided(code, found[code]) for device, code in codes.items() if code in found}
 
 
 async def _audited(parts: Parts, doubtful: dict[ManagedDeviceId, Reset]) -> dict[ManagedDeviceId, bool]:

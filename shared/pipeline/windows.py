@@ -4,19 +4,16 @@ import logging
 from datetime import datetime
 from functools import partial
 
-from shared.domain.request import messages
+from shared.domain.request import ResetRequest, messages
 from shared.domain.reset import Event, EventKind
 from shared.domain.timing import Occurrence, open_occurrences
 from shared.domain.windows import Window, Windows
-from shared.messages.queues import REQUESTS
-from shared.pipeline.parts import Parts, each, flush, outbox_change, to_queue
+from shared.pipeline.parts import MAX_ITEM, Parts, each, flush, outbox_change, to_requests
 from shared.state import rows
 from shared.state.table import Conflict
 
 log = logging.getLogger(__name__)
 WHO = "windows"
-MAX_ITEM = 15_000
-"""Bytes of one message of a request: its outbox row escapes them once more, into at most 32 Ki characters."""
 
 
 async def windows(parts: Parts, plan: Windows) -> None:
@@ -35,19 +32,23 @@ async def windows(parts: Parts, plan: Windows) -> None:
 
 
 async def _open(parts: Parts, window: Window, occurrence: Occurrence, now: datetime) -> None:
-    key = rows.window_key(window.name, occurrence.opens)
-    if await parts.store.exists(key):
-        return
     request = window.request(occurrence)
+    if await parts.store.window_opened(request.id) is not None:
+        return
+    bodies = messages(request, MAX_ITEM)
     event = Event(
         kind=EventKind.WINDOW_OPENED,
         at=now,
         who=WHO,
         request=request.id,
-        evidence={"window": window.name, "opens": occurrence.opens.isoformat()},
+        evidence={
+            "window": window.name,
+            "opens": occurrence.opens.isoformat(),
+            "digests": " ".join(ResetRequest.model_validate_json(body).digest for body in bodies),
+        },
     )
-    outgoing = [to_queue(now, REQUESTS, body) for body in messages(request, MAX_ITEM)]
-    changes = [rows.insert(key, event), rows.insert_event(event), *map(outbox_change, outgoing)]
+    outgoing = to_requests(now, bodies)
+    changes = [rows.insert(rows.window_key(request.id), event), rows.insert_event(event), *map(outbox_change, outgoing)]
     try:
         await parts.store.commit(changes)
     except Conflict:

@@ -6,7 +6,7 @@ by us. A record lies as JSON in the column `doc`; other columns repeat what is f
 
 import gzip
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from shared.domain.guardrails import Budget, Halt
+from shared.domain.guardrails import Approval, Budget, Halt, Terms
 from shared.domain.ids import ManagedDeviceId, RequestId
 from shared.domain.reset import Event, Reset
 from shared.domain.states import State
@@ -54,6 +54,23 @@ class RequestRecord:
     """Times that looking its devices up failed."""
     due: str | None = None
     """Key of its wake-up row, as long as it has one."""
+    terms: Terms | None = None
+    """None until its devices are known."""
+
+
+@dataclass(frozen=True, slots=True)
+class EarlyApproval:
+    """An approval that came before what it approves was known: that of a plan."""
+
+    approval: Approval
+
+
+@dataclass(frozen=True, slots=True)
+class SentRecord:
+    """Devices whose resets were ordered together."""
+
+    at: datetime
+    devices: tuple[ManagedDeviceId, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +115,8 @@ class Stored[Record]:
 HALT = "control|halt"
 WATERMARK = "control|watermark"
 RETENTION = "control|retention"
+RESUMED = "control|resumed"
+ORDERS = "budget|orders"
 
 
 def reset_key(device: ManagedDeviceId) -> str:
@@ -137,12 +156,21 @@ def pace_key(budget: Budget) -> str:
     return f"budget|pace|{budget.value}"
 
 
-def day_key(at: datetime) -> str:
-    return f"budget|day|{at.astimezone(UTC):%Y-%m-%d}"
+def approval_key(request: RequestId) -> str:
+    return f"approval|{request}"
 
 
-def window_key(name: str, opens: datetime) -> str:
-    return f"window|{name}|{stamp(opens)}"
+def sent_key(at: datetime, devices: Sequence[ManagedDeviceId]) -> str:
+    return f"sent|{stamp(at)}|{hashlib.sha256(','.join(devices).encode()).hexdigest()[:24]}"
+
+
+def ended_key(at: datetime, about: str) -> str:
+    return f"ended|{stamp(at)}|{about}"
+
+
+def window_key(request: RequestId) -> str:
+    """`request`: that of the opening, which names window and time."""
+    return f"window|{request}"
 
 
 def stamp(at: datetime) -> str:
@@ -214,6 +242,11 @@ def replace(key: str, etag: str, record: object, **columns: Scalar) -> Change:
     return Change(ChangeKind.REPLACE, key, {"doc": doc(record), **columns}, etag)
 
 
+def write(key: str, found: Stored[Any] | None, record: object, **columns: Scalar) -> Change:  # Any: of any record
+    """Writes a record where `found`, or nothing, was read: whoever else has read that meets a conflict."""
+    return insert(key, record, **columns) if found is None else replace(key, found.etag, record, **columns)
+
+
 def delete(key: str, etag: str | None = None) -> Change:
     return Change(ChangeKind.DELETE, key, etag=etag)
 
@@ -227,10 +260,27 @@ def insert_due(key: str, kind: WakeKind, device: ManagedDeviceId | None, request
     return Change(ChangeKind.PUT, key, columns)
 
 
+def update_request(known: Stored[RequestRecord], record: RequestRecord) -> list[Change]:
+    """The request's row and its wake-up, as the record now has them."""
+    changes = [replace(request_key(record.id), known.etag, record, state=record.state.value)]
+    if known.record.due and known.record.due != record.due:
+        changes.append(delete(known.record.due))
+    if record.due and known.record.due != record.due:
+        changes.append(insert_due(record.due, WakeKind.SWEEP, None, record.id))
+    return changes
+
+
 def insert_event(event: Event) -> Change:
     """A turnaround's number is taken once; what is keyed by its own content may be written twice."""
     write = insert if event.device is not None else put
     return write(event_key(event), event, request=event.request or "")
+
+
+def ended(event: Event) -> Change:
+    """Notes in order of time that a device came to an end, or to need a person."""
+    about = event.device or about_reference(event.reference)
+    state = event.to_state or State.REFUSED
+    return Change(ChangeKind.PUT, ended_key(event.at, f"{about}|{event.request}"), {"state": state.value})
 
 
 def insert_part(key: str, body: str, digest: str) -> Change:

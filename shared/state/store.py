@@ -1,16 +1,17 @@
 """What the pipeline reads from and writes to the state table, in the pipeline's own words."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from shared.domain.guardrails import Budget, Halt
+from shared.domain.guardrails import Approval, Budget, Halt, Orders
 from shared.domain.ids import ManagedDeviceId, RequestId
 from shared.domain.reset import Event, Reset
-from shared.domain.states import TERMINAL
+from shared.domain.states import TERMINAL, State
 from shared.domain.timing import WakeKind, wake
 from shared.state import rows
-from shared.state.rows import ClosedRecord, Due, OutboxRecord, RequestRecord, Stored
+from shared.state.rows import ClosedRecord, Due, EarlyApproval, OutboxRecord, RequestRecord, SentRecord, Stored
 from shared.state.table import MAX_CHANGES, Change, Conflict, Row, Table, get_many
 
 END = "~"
@@ -29,13 +30,6 @@ class Pace:
     """Until when calls to Graph are booked."""
 
     booked_until: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class DayCount:
-    """Resets ordered on one UTC day."""
-
-    used: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +69,12 @@ class Store:
         row = await self.table.get(rows.request_key(request))
         return None if row is None else rows.stored(RequestRecord, row)
 
+    async def requests(self, ids: Collection[RequestId]) -> dict[RequestId, RequestRecord]:
+        """Those of the requests that are known."""
+        found = await get_many(self.table, [rows.request_key(request) for request in ids])
+        records = (rows.read(RequestRecord, row) for row in found.values())
+        return {record.id: record for record in records}
+
     async def part(self, request: RequestId, number: int) -> Row | None:
         return await self.table.get(rows.part_key(request, number))
 
@@ -85,6 +85,11 @@ class Store:
     async def closed(self, request: RequestId) -> AsyncIterator[ClosedRecord]:
         async for row in self.table.scan(f"closed|{request}|", f"closed|{request}|{END}"):
             yield rows.read(ClosedRecord, row)
+
+    async def end_of(self, request: RequestId, device: ManagedDeviceId) -> ClosedRecord | None:
+        """How a device's turnaround for the request ended; None where it has not, or never had one."""
+        row = await self.table.get(rows.closed_key(request, device))
+        return None if row is None else rows.read(ClosedRecord, row)
 
     async def is_closed(self, request: RequestId, abouts: Sequence[str]) -> set[str]:
         """Which of these (device ids, or references' keys) have ended under the request."""
@@ -107,12 +112,36 @@ class Store:
         row = await self.table.get(rows.pace_key(budget))
         return None if row is None else rows.stored(Pace, row)
 
-    async def day(self, now: datetime) -> Stored[DayCount] | None:
-        row = await self.table.get(rows.day_key(now))
-        return None if row is None else rows.stored(DayCount, row)
+    async def orders(self) -> Stored[Orders] | None:
+        """What the caps count."""
+        row = await self.table.get(rows.ORDERS)
+        return None if row is None else rows.stored(Orders, row)
 
-    async def exists(self, key: str) -> bool:
-        return await self.table.get(key) is not None
+    async def sent_since(self, since: datetime) -> Counter[ManagedDeviceId]:
+        """How many resets of each device were ordered since."""
+        counts: Counter[ManagedDeviceId] = Counter()
+        async for row in self.table.scan(f"sent|{rows.stamp(since)}", "sent|" + END):
+            counts.update(rows.read(SentRecord, row).devices)
+        return counts
+
+    async def ended_since(self, since: datetime, limit: int) -> Counter[State]:
+        """How many devices came to an end, or to need a person, since: by state, the first `limit` of them."""
+        found = self.table.scan(f"ended|{rows.stamp(since)}", "ended|" + END, limit=limit)
+        return Counter([State(str(row.values["state"])) async for row in found])
+
+    async def early_approval(self, request: RequestId) -> Approval | None:
+        row = await self.table.get(rows.approval_key(request))
+        return None if row is None else rows.read(EarlyApproval, row).approval
+
+    async def resumed_at(self) -> datetime | None:
+        """When sends were last allowed again after a halt."""
+        row = await self.table.get(rows.RESUMED)
+        return None if row is None else rows.read(Watermark, row).upto
+
+    async def window_opened(self, request: RequestId) -> Event | None:
+        """The opening of a lab window that made this request."""
+        row = await self.table.get(rows.window_key(request))
+        return None if row is None else rows.read(Event, row)
 
     async def outbox(self, before: datetime, limit: int) -> list[tuple[str, OutboxRecord]]:
         """Messages that were committed before this time and are still not handed over."""
@@ -140,12 +169,20 @@ class Store:
                 history = [found.key async for found in self.table.scan(about, f"{about}{rows.stamp(before)}")]
                 yield [*history, *[part.key async for part in self.parts(request.id)], row.key]
         commands = ("event|control|", f"event|control|{rows.stamp(before)}")
-        for first, upto in (("budget|day|", rows.day_key(before)), commands):
-            async for row in self.table.scan(first, upto):
-                yield [row.key]
+        async for row in self.table.scan(*commands):
+            yield [row.key]
         async for row in self.table.scan("window|", "window|" + END):
             if rows.read(Event, row).at < before:
                 yield [row.key]
+
+    async def stale_notes(self, sent: datetime, ended: datetime, approvals: datetime) -> AsyncIterator[str]:
+        """Keys of what is kept only for counting, or for a request that never came, older than these times."""
+        for first, before in (("sent|", sent), ("ended|", ended)):
+            async for row in self.table.scan(first, f"{first}{rows.stamp(before)}"):
+                yield row.key
+        async for row in self.table.scan("approval|", "approval|" + END):
+            if rows.read(EarlyApproval, row).approval.at < approvals:
+                yield row.key
 
     # --- writing
 

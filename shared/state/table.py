@@ -91,9 +91,9 @@ class AzureTable:
 
     @classmethod
     def open_with_identity(
-        cls, table: str, partition: str, *, endpoint: str, credential: "AsyncTokenCredential"
+        cls, table: str, partition: str, *, endpoint: str, credential: "AsyncTokenCredential | None"
     ) -> Self:
-        """By identity, as in Azure."""
+        """By identity, as in Azure; without one where the endpoint carries a SAS."""
         from azure.data.tables.aio import TableClient
 
         return cls(TableClient(endpoint, table, credential=credential), partition)

@@ -245,7 +245,7 @@ def test_up_takes_requests_by_http_until_it_is_ended(turnaround: Callable[..., C
     queued = json.loads(said_by(environment, "status", "QUEUED", "--json"))
     assert queued["counts"] in ({"ready": 1}, {"resetting": 1})
     history = said_by(environment, "history", queued["devices"][0]["intune_id"])
-    assert "cleared > sending" in history
+    assert "The order to reset it goes to Intune, client-request-id" in history
     run.process.send_signal(signal.SIGINT if os.name != "nt" else signal.SIGTERM)
     assert run.end(20) == 130
     assert not run.left_behind()

@@ -146,7 +146,7 @@ def sandbox(scenario: Scenario, tmp_path: Path) -> Iterator[Killable]:
             killable.table.close()
 
 
-def test_a_host_killed_at_every_stage_loses_nothing_and_resets_nothing_twice(sandbox: Killable) -> None:
+def test_s13_a_host_killed_at_every_stage_loses_nothing_and_resets_nothing_twice(sandbox: Killable) -> None:
     sandbox.send()
     for moment, reached in {
         "the request is kept": lambda: sandbox.has("request|K-1"),
@@ -163,7 +163,7 @@ def test_a_host_killed_at_every_stage_loses_nothing_and_resets_nothing_twice(san
 
 
 @pytest.mark.parametrize("fault", ["lost_answer", "lost_request"])
-def test_a_host_killed_while_the_answer_to_a_reset_is_lost_finds_out_what_became_of_it(
+def test_s13_a_host_killed_while_the_answer_to_a_reset_is_lost_finds_out_what_became_of_it(
     sandbox: Killable, fault: str
 ) -> None:
     sandbox.arm(fault)

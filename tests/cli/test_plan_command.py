@@ -83,8 +83,46 @@ EXAMPLE = {
 # --- offline
 
 
-def test_the_example_export_gives_a_verdict_on_every_device_with_nothing_set() -> None:
+def test_s8_the_example_export_gives_a_verdict_on_every_device_with_nothing_set() -> None:
     assert verdicts(EXPORT) == EXAMPLE
+
+
+def test_check_ins_count_as_old_as_they_were_when_the_export_was_taken(export: Path) -> None:
+    """Or every device of an old export would count as lost."""
+
+    def of_2020(page: Any) -> Any:  # Any: JSON
+        for one in page["value"]:
+            one["lastSyncDateTime"] = one["lastSyncDateTime"].replace("2026", "2020")
+            if one["deviceName"] == "LAB-07":
+                one["lastSyncDateTime"] = "2020-10-01T00:00:00Z"
+        return page
+
+    for file in (MANAGED, "managedDevices-2.json"):
+        change(export / file, of_2020)
+    assert verdicts(export) == EXAMPLE | {"LAB-07": "not_seen_lately"}
+
+
+def test_an_export_that_was_taken_from_v1_does_not_tell_how_devices_are_joined(export: Path) -> None:
+    def of_v1(page: Any) -> Any:  # Any: JSON
+        for one in page["value"]:
+            del one["joinType"], one["skuFamily"]
+        return page
+
+    for file in (MANAGED, "managedDevices-2.json"):
+        change(export / file, of_v1)
+    assert verdicts(export) == EXAMPLE | dict.fromkeys(
+        ["FIN-LT-014", "FIN-LT-015", "LAB-07", "LAB-08"], "join_unknown"
+    ) | {"KIOSK-03": "join_unknown"}
+
+
+def test_a_saved_list_that_shows_pending_actions_tells_of_them(export: Path) -> None:
+    def pending(page: Any) -> Any:  # Any: JSON
+        page["value"][0]["deviceActionResults"] = [{"actionName": "retire", "actionState": "pending"}]
+        page["value"][1]["deviceActionResults"] = []
+        return page
+
+    change(export / MANAGED, pending)
+    assert verdicts(export) == EXAMPLE | {"FIN-LT-014": "other_action_pending"}
 
 
 def test_a_plan_in_which_some_devices_would_not_be_reset_ends_with_3() -> None:
@@ -109,7 +147,7 @@ def test_the_table_is_whole_and_plain_without_a_terminal() -> None:
     assert "an export may be incomplete" in said
 
 
-def test_nobody_is_connected_to_for_a_plan_from_an_export(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_s8_nobody_is_connected_to_for_a_plan_from_an_export(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise AssertionError("a plan from an export needs no settings, no storage and no Graph")
 

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 from shared.domain.notices import NoticeType
 from shared.domain.policy import Policy
 from shared.domain.reasons import WORDS
+from shared.domain.record import ResetRecord
 from shared.domain.request import ResetRequest, parse
 from shared.domain.states import State
 from shared.domain.windows import Window
@@ -35,7 +36,7 @@ def test_every_policy_setting_stands_in_its_page_with_its_default() -> None:
         default = field.default
         if isinstance(default, timedelta):
             default = TypeAdapter(timedelta).dump_python(default, mode="json")
-        shown = "none" if default == frozenset() else default
+        shown = "none" if default in (frozenset(), ()) else default
         assert f"| `{name.upper()}` | `{shown}` |" in text
 
 
@@ -58,7 +59,7 @@ def test_every_setting_of_the_sample_stands_in_the_settings_page() -> None:
 
 
 def test_every_notice_type_stands_in_its_page() -> None:
-    assert set(re.findall(r"^\| `([a-z.]+)` \|", page("notices.md"), re.MULTILINE)) == set(NoticeType)
+    assert set(re.findall(r"^\| `([a-z._]+)` \|", page("notices.md"), re.MULTILINE)) == set(NoticeType)
 
 
 def test_every_window_key_stands_in_its_page() -> None:
@@ -72,6 +73,11 @@ def test_every_field_of_a_request_stands_in_its_page_and_the_example_is_valid() 
     example = re.search(r"```json\n(.*?)```", text, re.DOTALL)
     assert example is not None
     assert isinstance(parse(example[1]), ResetRequest)
+
+
+def test_every_field_of_a_reset_record_stands_in_its_page() -> None:
+    fields = {field.alias or name for name, field in ResetRecord.model_fields.items()}
+    assert set(re.findall(r"^\| `(\w+)` \|", page("record.md"), re.MULTILINE)) == fields
 
 
 def test_every_state_stands_in_the_architecture() -> None:

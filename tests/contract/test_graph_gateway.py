@@ -21,9 +21,10 @@ from azure.core.credentials import AccessToken
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from sandbox.graph_schema.schema import Schema
 from sandbox.processes import ready_line, spawn, stop
 from shared.domain import eligibility
-from shared.domain.devices import ActionState, DeviceReference, ReferenceKind
+from shared.domain.devices import ActionState, DeviceFacts, DeviceReference, ReferenceKind
 from shared.domain.ids import ManagedDeviceId, OrderId
 from shared.domain.policy import Policy
 from shared.domain.reasons import Code
@@ -43,6 +44,7 @@ from shared.pipeline.ports import (
     GraphUnavailable,
     Order,
 )
+from tests.contract.conftest import Send
 
 type Json = dict[str, Any]  # JSON of any shape
 
@@ -73,6 +75,11 @@ def managed(n: int, **changes: object) -> Json:
         "managementState": "managed",
         "userId": guid(n + 0x30000),
         "model": "Box",
+        "manufacturer": "Contoso",
+        "joinType": "azureADJoined",
+        "osVersion": "10.0.22631.4460",
+        "skuFamily": "Enterprise",
+        "managementAgent": "mdm",
         "deviceActionResults": [],
         **changes,
     }
@@ -104,8 +111,11 @@ def error(code: str, message: str = "") -> Json:
     return {"error": {"code": code, "message": message}}
 
 
+BETA_ONLY = {"joinType", "skuFamily"}
+
+
 class FakeGraph(httpx.AsyncBaseTransport):
-    """Plays Graph: collections with $filter, $select and pages, single records, orders and $batch."""
+    """Plays Graph: collections with $filter, $select and pages, single records, groups, orders and $batch."""
 
     def __init__(self, count: int = 0) -> None:
         self.collections: dict[str, list[Json]] = {
@@ -118,8 +128,13 @@ class FakeGraph(httpx.AsyncBaseTransport):
         self.identities = self.collections["deviceManagement/windowsAutopilotDeviceIdentities"]
         self.audits = self.collections["deviceManagement/remoteActionAudits"]
         self.entra = self.collections["devices"]
+        self.groups: dict[str, Json] = {}
+        """Entra groups, each with its members: Entra device ids and users."""
+        self.users: set[str] = {row["userId"] for row in self.devices}
+        self.overview: Json = {"deviceOperatingSystemSummary": {"windowsCount": count}}
         self.requests: list[httpx.Request] = []
         self.items: list[Json] = []
+        """Of each $batch, with the version of Graph that was asked."""
         self.page = 1000
         self.filters_work = True
         self.hidden: set[str] = set()
@@ -132,28 +147,39 @@ class FakeGraph(httpx.AsyncBaseTransport):
         self.requests.append(request)
         if (special := self.on_call(request)) is not None:
             return special
-        path = request.url.raw_path.decode()
-        if path.endswith("/$batch"):
-            return httpx.Response(200, json={"responses": self.on_batch(self.batch(json.loads(request.content)))})
-        status, body = self.answer(request.method, path.removeprefix("/v1.0"))
+        _, version, path = request.url.raw_path.decode().split("/", 2)
+        if path == "$batch":
+            responses = self.batch(json.loads(request.content), version)
+            return httpx.Response(200, json={"responses": self.on_batch(responses)})
+        status, body = self.answer(request.method, path, version)
         return httpx.Response(status, json=body)
 
-    def batch(self, body: Json) -> list[Json]:
+    def batch(self, body: Json, version: str) -> list[Json]:
         assert len(body["requests"]) <= 20
         responses = []
         for item in body["requests"]:
-            self.items.append(item)
+            self.items.append({**item, "version": version})
             if (special := self.on_item(item)) is None:
-                status, content = self.answer(item["method"], item["url"])
+                status, content = self.answer(item["method"], item["url"], version, item.get("body"))
                 special = {"status": status, "headers": {"Content-Type": "application/json"}, "body": content}
             responses.append({"id": item["id"], **special})
         return responses[::-1]
 
-    def answer(self, method: str, url: str) -> tuple[int, Json | None]:
+    def answer(self, method: str, url: str, version: str, sent: Json | None = None) -> tuple[int, Json | None]:
         path, _, query = url.strip("/").partition("?")
         options = {name: values[0] for name, values in parse_qs(query).items()}
+        if version == "v1.0" and BETA_ONLY & set(options.get("$select", "").split(",")):
+            return 400, error("BadRequest", "Could not find a property named 'joinType' on type 'managedDevice'.")
         if path in self.collections:
-            return 200, self.rows(path, options)
+            return 200, self.rows(path, options, version)
+        if path == "deviceManagement/managedDeviceOverview":
+            return 200, self.overview
+        if path.startswith("groups/"):
+            found = self.groups.get(path.removeprefix("groups/"))
+            return (404, error("Request_ResourceNotFound")) if found is None else (200, found)
+        if sent is not None and (held := re.fullmatch(r"(devices|users).*?([0-9a-f-]{36}).*/checkMemberGroups", path)):
+            assert method == "POST"
+            return self.held_by(held[1], held[2], sent["groupIds"])
         key = path.removeprefix("deviceManagement/managedDevices/").split("/")[0]
         device = next((d for d in self.devices if d["id"] == key), None)
         if device is None:
@@ -163,7 +189,13 @@ class FakeGraph(httpx.AsyncBaseTransport):
         wanted = options["$select"].split(",")
         return 200, {name: value for name, value in device.items() if name in wanted}
 
-    def rows(self, path: str, options: dict[str, str]) -> Json:
+    def held_by(self, kind: str, holder: str, groups: list[str]) -> tuple[int, Json]:
+        known = self.users if kind == "users" else {row["deviceId"] for row in self.entra}
+        if holder not in known:
+            return 404, error("Request_ResourceNotFound", f"Resource '{holder}' does not exist.")
+        return 200, {"value": [group for group in groups if holder in self.groups.get(group, {}).get("members", ())]}
+
+    def rows(self, path: str, options: dict[str, str], version: str) -> Json:
         rows = self.collections[path]
         where = options.get("$filter", "")
         if "operatingSystem eq" in where or not where:
@@ -174,7 +206,7 @@ class FakeGraph(httpx.AsyncBaseTransport):
         body: Json = {"value": rows[skip : skip + self.page]}
         if skip + self.page < len(rows):
             more = httpx.QueryParams({**options, "$skiptoken": str(skip + self.page)})
-            body["@odata.nextLink"] = f"http://127.0.0.1:9/v1.0/{path}?{more}"
+            body["@odata.nextLink"] = f"http://127.0.0.1:9/{version}/{path}?{more}"
         return body
 
 
@@ -330,36 +362,51 @@ async def test_the_token_goes_out_with_the_scope_of_the_endpoint() -> None:
 # Orders
 
 
-async def test_a_reset_is_a_wipe_that_states_both_flags_and_says_why() -> None:
+@pytest.mark.parametrize(
+    ("ordered", "flags"),
+    [
+        (GraphIntune.reset, '"keepEnrollmentData": true, "keepUserData": false'),
+        (GraphIntune.wipe, '"keepEnrollmentData": false, "keepUserData": false'),
+    ],
+)
+@pytest.mark.parametrize(
+    ("code", "header"),
+    [
+        ("", '"x-msft-approval-justification": "TGFiIEIgaXMgcmV0dXJuZWQsIMOp"'),
+        ("8b17c4f2-0000-4000-8000-000000000001", '"x-msft-approval-code": "8b17c4f2-0000-4000-8000-000000000001"'),
+    ],
+)
+async def test_an_order_states_both_flags_and_says_why_or_who_agreed(
+    ordered: Send, flags: str, code: str, header: str
+) -> None:
     graph = FakeGraph(1)
-    one = Order(device_id(1), OrderId("order-1"), "Lab B is returned, é")
+    one = Order(device_id(1), OrderId("order-1"), "Lab B is returned, é", code)
     async with await connect(graph) as intune:
-        assert await intune.reset([one]) == {device_id(1): Answer(AnswerKind.ACCEPTED)}
+        assert await ordered(intune, [one]) == {device_id(1): Answer(AnswerKind.ACCEPTED)}
     assert str(graph.requests[0].url) == "http://127.0.0.1:9/v1.0/$batch"
     assert graph.requests[0].content.decode() == (
         '{"requests": [{"id": "0", "method": "POST", '
         '"url": "/deviceManagement/managedDevices/00000001-1111-2222-3333-444444444444/wipe", '
-        '"headers": {"client-request-id": "order-1", '
-        '"x-msft-approval-justification": "TGFiIEIgaXMgcmV0dXJuZWQsIMOp", "Content-Type": "application/json"}, '
-        '"body": {"keepEnrollmentData": true, "keepUserData": false, "persistEsimDataPlan": false}}]}'
+        f'"headers": {{"client-request-id": "order-1", {header}, "Content-Type": "application/json"}}, '
+        f'"body": {{{flags}, "persistEsimDataPlan": false}}}}]}}'
     )
 
 
 @pytest.mark.parametrize(
-    ("why", "sent"),
-    [
-        ("", "Autopilot Reset"),
-        ("  \n", "Autopilot Reset"),
-        ("x" * 5000, "x" * 1000),
-        ("a" + "é" * 800, "a" + "é" * 499),
-    ],
+    ("why", "said"),
+    [("", None), ("  \n", None), ("x" * 5000, "x" * 1000), ("a" + "é" * 800, "a" + "é" * 499)],
 )
-async def test_a_justification_is_never_missing_and_never_longer_than_intune_takes(why: str, sent: str) -> None:
+@pytest.mark.parametrize(
+    ("ordered", "default"), [(GraphIntune.reset, "Autopilot Reset"), (GraphIntune.wipe, "Full wipe")]
+)
+async def test_a_justification_is_never_missing_and_never_longer_than_intune_takes(
+    ordered: Send, default: str, why: str, said: str | None
+) -> None:
     graph = FakeGraph(1)
     async with await connect(graph) as intune:
-        await intune.reset([Order(device_id(1), OrderId("o"), why)])
+        await ordered(intune, [Order(device_id(1), OrderId("o"), why)])
     header = graph.items[0]["headers"]["x-msft-approval-justification"]
-    assert base64.b64decode(header, validate=True).decode() == sent
+    assert base64.b64decode(header, validate=True).decode() == (said or default)
 
 
 async def test_a_sync_has_no_body() -> None:
@@ -372,36 +419,37 @@ async def test_a_sync_has_no_body() -> None:
         "method": "POST",
         "url": f"/deviceManagement/managedDevices/{guid(1)}/syncDevice",
         "headers": {"client-request-id": "order-1"},
+        "version": "v1.0",
     }
 
 
-async def test_twenty_orders_are_one_call_and_each_gets_its_own_answer_in_any_order() -> None:
+async def test_twenty_orders_are_one_call_and_each_gets_its_own_answer_in_any_order(send: Send) -> None:
     graph = FakeGraph(20)
     graph.devices[4]["id"] = guid(999)
     async with await connect(graph) as intune:
-        found = await intune.reset([order(n) for n in range(1, 21)])
+        found = await send(intune, [order(n) for n in range(1, 21)])
     assert len(graph.requests) == 1
     assert [n for n in range(1, 21) if found[device_id(n)].kind is not AnswerKind.ACCEPTED] == [5]
     assert found[device_id(5)].kind is AnswerKind.NOT_FOUND
 
 
-async def test_more_than_twenty_orders_or_two_for_one_device_are_a_mistake() -> None:
+async def test_more_than_twenty_orders_or_two_for_one_device_are_a_mistake(send: Send) -> None:
     graph = FakeGraph()
     async with await connect(graph) as intune:
         with pytest.raises(ValueError):
-            await intune.reset([order(n) for n in range(21)])
+            await send(intune, [order(n) for n in range(21)])
         with pytest.raises(ValueError):
-            await intune.reset([order(1), order(1)])
+            await send(intune, [order(1), order(1)])
         with pytest.raises(ValueError):
-            await intune.reset([order(0xAB), Order(ManagedDeviceId(guid(0xAB).upper()), OrderId("other"))])
-        assert await intune.reset([]) == {}
+            await send(intune, [order(0xAB), Order(ManagedDeviceId(guid(0xAB).upper()), OrderId("other"))])
+        assert await send(intune, []) == {}
     assert graph.requests == []
 
 
-async def test_an_order_for_what_is_no_device_id_is_not_sent() -> None:
+async def test_an_order_for_what_is_no_device_id_is_not_sent(send: Send) -> None:
     graph = FakeGraph()
     async with await connect(graph) as intune:
-        found = await intune.reset([Order(ManagedDeviceId("../users"), OrderId("o"))])
+        found = await send(intune, [Order(ManagedDeviceId("../users"), OrderId("o"))])
     assert [answer.kind for answer in found.values()] == [AnswerKind.REJECTED]
     assert graph.requests == []
 
@@ -448,12 +496,12 @@ ITEM_ANSWERS: list[tuple[int, dict[str, str], object, AnswerKind]] = [
 
 @pytest.mark.parametrize(("status", "headers", "body", "kind"), ITEM_ANSWERS)
 async def test_each_answer_to_an_order_is_classified_and_never_sent_again(
-    status: int, headers: dict[str, str], body: object, kind: AnswerKind
+    send: Send, status: int, headers: dict[str, str], body: object, kind: AnswerKind
 ) -> None:
     graph = FakeGraph(1)
     graph.on_item = lambda _: {"status": status, "headers": headers, "body": body}
     async with await connect(graph) as intune:
-        answer = (await intune.reset([order(1)]))[device_id(1)]
+        answer = (await send(intune, [order(1)]))[device_id(1)]
     assert answer.kind is kind
     assert len(graph.requests) == 1
     if kind is AnswerKind.FORBIDDEN and "token" not in answer.detail:
@@ -495,23 +543,23 @@ WHOLE_ANSWERS: list[tuple[httpx.Response, AnswerKind]] = [
 
 @pytest.mark.parametrize(("response", "kind"), WHOLE_ANSWERS)
 async def test_the_answer_to_a_whole_batch_is_every_orders_and_never_sent_again(
-    response: httpx.Response, kind: AnswerKind
+    send: Send, response: httpx.Response, kind: AnswerKind
 ) -> None:
     graph = FakeGraph(2)
     graph.on_call = lambda _: response
     waits = Waits()
     async with await connect(graph, waits) as intune:
-        found = await intune.reset([order(1)])
+        found = await send(intune, [order(1)])
     assert {answer.kind for answer in found.values()} == {kind}
     assert len(graph.requests) == 1
     assert waits == []
 
 
-async def test_an_order_that_the_answer_leaves_out_is_unknown_and_the_others_are_not() -> None:
+async def test_an_order_that_the_answer_leaves_out_is_unknown_and_the_others_are_not(send: Send) -> None:
     graph = FakeGraph(3)
     graph.on_batch = lambda responses: [r for r in responses if r["id"] != "1"]
     async with await connect(graph) as intune:
-        found = await intune.reset([order(1), order(2), order(3)])
+        found = await send(intune, [order(1), order(2), order(3)])
     assert [found[device_id(n)].kind for n in (1, 2, 3)] == [
         AnswerKind.ACCEPTED,
         AnswerKind.UNKNOWN,
@@ -536,7 +584,7 @@ async def test_an_order_that_the_answer_leaves_out_is_unknown_and_the_others_are
     ],
 )
 async def test_a_broken_connection_says_whether_the_order_may_have_been_sent(
-    fault: Exception, kind: AnswerKind
+    send: Send, fault: Exception, kind: AnswerKind
 ) -> None:
     def fail(request: httpx.Request) -> httpx.Response:
         raise fault
@@ -544,21 +592,21 @@ async def test_a_broken_connection_says_whether_the_order_may_have_been_sent(
     graph = FakeGraph(1)
     graph.on_call = fail
     async with await connect(graph) as intune:
-        assert (await intune.reset([order(1)]))[device_id(1)].kind is kind
+        assert (await send(intune, [order(1)]))[device_id(1)].kind is kind
     assert len(graph.requests) == 1
 
 
-async def test_an_answer_that_never_ends_is_unknown() -> None:
+async def test_an_answer_that_never_ends_is_unknown(send: Send) -> None:
     class Silent(FakeGraph):
         async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
             await asyncio.sleep(60)
             raise AssertionError
 
     async with await connect(Silent(1), timeout=timedelta(milliseconds=20)) as intune:
-        assert (await intune.reset([order(1)]))[device_id(1)].kind is AnswerKind.UNKNOWN
+        assert (await send(intune, [order(1)]))[device_id(1)].kind is AnswerKind.UNKNOWN
 
 
-async def test_without_a_token_nothing_is_sent() -> None:
+async def test_without_a_token_nothing_is_sent(send: Send) -> None:
     class Broken(StaticTokenCredential):
         async def get_token(self, *scopes: str, **options: Any) -> AccessToken:
             raise RuntimeError("no identity here")
@@ -570,7 +618,7 @@ async def test_without_a_token_nothing_is_sent() -> None:
     graph = FakeGraph(1)
     for credential in (Broken("x"), Empty("x")):
         async with await connect(graph, credential=credential) as intune:
-            assert (await intune.reset([order(1)]))[device_id(1)].kind is AnswerKind.NOT_SENT
+            assert (await send(intune, [order(1)]))[device_id(1)].kind is AnswerKind.NOT_SENT
             with pytest.raises(GraphError, match="No call"):
                 await intune.look([device_id(1)])
     assert graph.requests == []
@@ -588,11 +636,11 @@ async def test_without_a_token_nothing_is_sent() -> None:
         ("9" * 30, None),
     ],
 )
-async def test_retry_after_is_read_in_seconds_or_as_a_date(value: str, wait: timedelta | None) -> None:
+async def test_retry_after_is_read_in_seconds_or_as_a_date(send: Send, value: str, wait: timedelta | None) -> None:
     graph = FakeGraph(1)
     graph.on_item = lambda _: {"status": 429, "headers": {"retry-AFTER": value}}
     async with await connect(graph) as intune:
-        assert (await intune.reset([order(1)]))[device_id(1)].retry_after == wait
+        assert (await send(intune, [order(1)]))[device_id(1)].retry_after == wait
 
 
 @pytest.mark.parametrize(("status", "kind"), [(429, AnswerKind.THROTTLED), (503, AnswerKind.UNKNOWN)])
@@ -606,13 +654,13 @@ async def test_retry_after_is_read_in_seconds_or_as_a_date(value: str, wait: tim
     ],
 )
 async def test_an_item_that_must_wait_says_how_long_by_itself_or_by_the_whole_answer_and_by_graphs_own_clock(
-    status: int, kind: AnswerKind, headers: dict[str, str], own: dict[str, str], wait: int | None
+    send: Send, status: int, kind: AnswerKind, headers: dict[str, str], own: dict[str, str], wait: int | None
 ) -> None:
     graph = FakeGraph(2)
     body = {"responses": [{"id": "1", "status": 204}, {"id": "0", "status": status, "headers": own}]}
     graph.on_call = lambda _: httpx.Response(200, json=body, headers=headers)
     async with await connect(graph) as intune:
-        found = await intune.reset([order(1), order(2)])
+        found = await send(intune, [order(1), order(2)])
     assert (found[device_id(1)].kind, found[device_id(2)].kind) == (kind, AnswerKind.ACCEPTED)
     assert found[device_id(1)].retry_after == (None if wait is None else timedelta(seconds=wait))
     assert len(graph.requests) == 1
@@ -621,23 +669,23 @@ async def test_an_item_that_must_wait_says_how_long_by_itself_or_by_the_whole_an
 @pytest.mark.parametrize(("status", "kind"), [(429, AnswerKind.THROTTLED), (503, AnswerKind.UNKNOWN)])
 @pytest.mark.parametrize(("value", "wait"), [("12", 12), (DATE, 40), (None, None)])
 async def test_a_whole_batch_that_must_wait_says_how_long(
-    status: int, kind: AnswerKind, value: str | None, wait: int | None
+    send: Send, status: int, kind: AnswerKind, value: str | None, wait: int | None
 ) -> None:
     graph = FakeGraph(2)
     graph.on_call = lambda _: httpx.Response(status, headers={"Retry-After": value} if value else {})
     async with await connect(graph) as intune:
-        found = await intune.reset([order(1), order(2)])
+        found = await send(intune, [order(1), order(2)])
     expected = (kind, None if wait is None else timedelta(seconds=wait))
     assert {(answer.kind, answer.retry_after) for answer in found.values()} == {expected}
     assert len(graph.requests) == 1
 
 
-async def test_an_accepted_order_carries_graphs_own_time() -> None:
+async def test_an_accepted_order_carries_graphs_own_time(send: Send) -> None:
     graph = FakeGraph(1)
     body = {"responses": [{"id": "0", "status": 204}]}
     graph.on_call = lambda _: httpx.Response(200, json=body, headers={"Date": DATE})
     async with await connect(graph) as intune:
-        answer = (await intune.reset([order(1)]))[device_id(1)]
+        answer = (await send(intune, [order(1)]))[device_id(1)]
     assert answer.server_time == datetime(2026, 11, 21, 8, 0, 40, tzinfo=UTC)
 
 
@@ -733,7 +781,7 @@ async def test_a_tenant_that_refuses_filters_is_read_as_a_whole_once(count: int)
     assert facts.autopilot is not None
     good = [request.url.path for request in graph.requests if "$filter" not in request.url.params]
     pages = -(-max(1, count) // 50)
-    assert good.count("/v1.0/deviceManagement/managedDevices") <= 2 * pages
+    assert 1 <= good.count("/beta/deviceManagement/managedDevices") <= 2 * pages
 
 
 async def test_what_is_refused_whatever_is_asked_is_an_error_not_an_absence() -> None:
@@ -950,12 +998,13 @@ def test_listing_begins_where_asking_would_cost_more() -> None:
     assert planned(MOST_ASKED_SINGLY + 1) == ({Collection.MANAGED}, 0)
 
 
-@pytest.mark.parametrize(("count", "calls"), [(1, 2), (20, 3), (500, 3)])
-async def test_finding_costs_few_calls(count: int, calls: int) -> None:
+@pytest.mark.parametrize(("count", "calls", "items"), [(1, 3, 3), (20, 3, 60), (500, 3, 0)])
+async def test_finding_costs_few_calls(count: int, calls: int, items: int) -> None:
     graph = FakeGraph(500)
     async with await connect(graph) as intune:
         found = await intune.find([serial(f"SN{n:05}") for n in range(1, count + 1)])
         assert intune.calls["http"] == len(graph.requests) == calls
+    assert len(graph.items) == items
     assert all(len(finding.devices) == 1 for finding in found.values())
 
 
@@ -973,6 +1022,424 @@ async def test_another_record_than_the_one_asked_for_by_id_is_an_error_not_an_an
     async with await connect(graph) as intune:
         with pytest.raises(GraphError):
             await intune.facts([device_id(1)])
+
+
+# What Graph's beta tells
+
+
+async def test_facts_of_managed_devices_are_read_from_beta_and_all_else_from_v1() -> None:
+    graph = FakeGraph(150)
+    async with await connect(graph) as intune:
+        await intune.find([serial("SN00001"), serial("SN99999"), by(ReferenceKind.NAME, "LAB-2")])
+        await intune.find([serial(f"SN{n:05}") for n in range(1, 151)])
+        await intune.facts([device_id(3)])
+        asked_of_beta = {
+            path for version, path in paths(graph) if version == "beta" and not path.startswith("deviceManagement/man")
+        }
+        of_managed_devices = {version for version, path in paths(graph) if "managedDevices" in path}
+        graph.requests.clear()
+        graph.items.clear()
+        await intune.look([device_id(1)])
+        assert [change async for change in intune.changed_since(NOW - timedelta(days=9))]
+        await intune.sync([order(1)])
+        await intune.reset([order(1)])
+        await intune.fleet_size()
+        elsewhere = {version for version, _ in paths(graph)}
+    assert (asked_of_beta, of_managed_devices, elsewhere) == (set(), {"beta"}, {"v1.0"})
+
+
+def paths(graph: FakeGraph) -> list[tuple[str, str]]:
+    """Version and path of all that was asked, alone or in a $batch."""
+    alone = [request.url.path.strip("/").split("/", 1) for request in graph.requests]
+    asked = [(version, path) for version, path in alone if path != "$batch"]
+    return asked + [(item["version"], item["url"].strip("/").partition("?")[0]) for item in graph.items]
+
+
+@pytest.mark.parametrize("reference", [by(ReferenceKind.INTUNE_ID, guid(2)), serial("SN00002")])
+async def test_what_beta_tells_of_a_device_is_in_its_facts(reference: DeviceReference) -> None:
+    graph = FakeGraph(2)
+    async with await connect(graph) as intune:
+        (found,) = (await intune.find([reference])).values()
+    one = found.devices[0].managed
+    assert (one.manufacturer, one.model, one.sku_family) == ("Contoso", "Box", "Enterprise")
+    assert (one.join_type, one.os_version, one.management_agent) == ("azureADJoined", "10.0.22631.4460", "mdm")
+
+
+@pytest.mark.parametrize(
+    ("shown", "pending"),
+    [
+        ([], ()),
+        (None, None),
+        ("nonsense", None),
+        ([("quickScan", "done"), ("factoryReset", "failed"), ("retire", "canceled")], ()),
+        ([("factoryReset", "none"), ("locateDevice", "notSupported")], ()),
+        ([("quickScan", "done"), ("factoryReset", "pending"), ("quickScan", "active")], ("factoryReset", "quickScan")),
+        ([("rotateBitLockerKeys", "somethingNew"), ("retire", None)], ("rotateBitLockerKeys", "retire")),
+        ([(None, "pending")], ("unnamed",)),
+    ],
+)
+async def test_pending_actions_are_told_of_a_device_that_is_read_alone(
+    shown: Any, pending: tuple[str, ...] | None
+) -> None:
+    graph = FakeGraph(1)
+    results = [action(*one) for one in shown] if isinstance(shown, list) else shown
+    graph.devices[0]["deviceActionResults"] = results
+    async with await connect(graph) as intune:
+        facts = (await intune.facts([device_id(1)]))[device_id(1)]
+        (named,) = (await intune.find([by(ReferenceKind.INTUNE_ID, guid(1))])).values()
+    assert facts is not None
+    assert facts.managed.pending_actions == named.devices[0].managed.pending_actions == pending
+
+
+def action(name: str | None, state: str | None, started: str = "2026-11-20T10:00:00Z") -> Json:
+    return {"actionName": name, "actionState": state, "startDateTime": started, "lastUpdatedDateTime": started}
+
+
+async def test_an_action_that_has_been_pending_for_years_is_told_as_pending() -> None:
+    graph = FakeGraph(1)
+    graph.devices[0]["deviceActionResults"] = [
+        action("factoryReset", "done", "2023-01-01T00:00:00Z"),
+        action("rotateBitLockerKeys", "pending", "2023-01-01T00:00:00Z"),
+    ]
+    async with await connect(graph) as intune:
+        facts = (await intune.facts([device_id(1)]))[device_id(1)]
+    assert facts is not None
+    assert facts.managed.pending_actions == ("rotateBitLockerKeys",)
+
+
+@pytest.mark.parametrize("count", [1, 150])
+async def test_a_list_or_a_filter_does_not_say_that_nothing_is_pending(count: int) -> None:
+    graph = FakeGraph(150)
+    async with await connect(graph) as intune:
+        found = await intune.find([serial(f"SN{n:05}") for n in range(1, count + 1)])
+    assert {finding.devices[0].managed.pending_actions for finding in found.values()} == {None}
+
+
+def test_a_saved_list_tells_pending_actions_only_where_it_shows_some() -> None:
+    def told(*results: Json) -> tuple[str, ...] | None:
+        return decode.managed_device(managed(1, deviceActionResults=list(results))).pending_actions
+
+    assert told() is None
+    assert told(action("retire", "pending")) == ("retire",)
+    assert told(action("retire", "done")) == ()
+
+
+@pytest.mark.parametrize("value", ["", "  ", "Unknown", "unknown", "UNKNOWN", None, 5, ["mdm"]])
+@pytest.mark.parametrize("reference", [by(ReferenceKind.INTUNE_ID, guid(1)), serial("SN00001")])
+async def test_what_is_not_told_is_none_however_graph_writes_it(value: object, reference: DeviceReference) -> None:
+    graph = FakeGraph(1)
+    told = ("manufacturer", "model", "joinType", "osVersion", "skuFamily", "managementAgent", "operatingSystem")
+    graph.devices[0].update(dict.fromkeys(told, value))
+    async with await connect(graph) as intune:
+        (found,) = (await intune.find([reference])).values()
+    one = found.devices[0].managed
+    assert (one.manufacturer, one.model, one.operating_system, one.sku_family) == (None, None, None, None)
+    assert (one.join_type, one.os_version, one.management_agent) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("shown", "read"),
+    [
+        ({"joinType": "hybridAzureADJoined"}, ("hybridAzureADJoined", "mdm")),
+        ({"joinType": "AZUREADJOINED", "managementAgent": "MDM"}, ("azureADJoined", "mdm")),
+        ({"joinType": "azureADJoinedNew"}, (None, "mdm")),
+        ({"joinType": "unknownFutureValue", "managementAgent": "unknownFutureValue"}, (None, None)),
+        ({"managementAgent": "mdmNew"}, ("azureADJoined", None)),
+        ({"managementAgent": "configurationManagerClientMdm"}, ("azureADJoined", "configurationManagerClientMdm")),
+    ],
+)
+def test_members_that_graph_does_not_publish_are_not_told(shown: Json, read: tuple[str | None, str | None]) -> None:
+    one = decode.managed_device(managed(1, **shown))
+    assert (one.join_type, one.management_agent) == read
+
+
+def test_each_published_member_that_says_something_is_read() -> None:
+    enums = Schema.kept("beta").enums
+    for field, read, enum in (
+        ("joinType", "join_type", "joinType"),
+        ("managementAgent", "management_agent", "managementAgentType"),
+    ):
+        for member in set(enums[enum]) - {"unknown", "unknownFutureValue"}:
+            assert getattr(decode.managed_device(managed(1, **{field: member})), read) == member
+
+
+def test_texts_that_devices_share_are_kept_once() -> None:
+    one, other = (decode.managed_device(json.loads(json.dumps(managed(n)))) for n in (1, 2))
+    for field in ("model", "manufacturer", "os_version", "sku_family", "management_agent", "join_type"):
+        assert getattr(one, field) is getattr(other, field)
+
+
+NO_PROPERTY = error("BadRequest", "Parsing OData Select and Expand failed: Could not find a property named 'joinType'.")
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [(400, NO_PROPERTY, GraphRejected), (403, error("Forbidden"), GraphForbidden), (404, "gone", GraphRejected)],
+)
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("count", [1, 150])
+async def test_where_beta_cannot_be_used_the_read_fails_in_words_and_v1_is_not_asked_instead(
+    status: int, body: object, kind: type[GraphError], whole: bool, count: int
+) -> None:
+    graph = FakeGraph(150)
+    beta = httpx.Response(status, json=body)
+    graph.on_call = lambda request: (
+        beta if request.url.path.startswith("/beta/") and (whole or not request.url.path.endswith("/$batch")) else None
+    )
+    graph.on_item = lambda item: {"status": status, "body": body} if "managedDevices" in item["url"] else None
+    async with await connect(graph) as intune:
+        with pytest.raises(kind, match=r"managedDevices.* \(beta\)"):
+            await intune.find([serial(f"SN{n:05}") for n in range(1, count + 1)])
+        with pytest.raises(kind, match=r"managedDevices.* \(beta\)"):
+            await intune.facts([device_id(1)])
+    assert [path for version, path in paths(graph) if version == "v1.0" and "managedDevices" in path] == []
+
+
+# Groups
+
+
+GROUP, NESTED, OTHER = guid(0x5000A), guid(0x5000B), guid(0x5000C)
+
+
+def grouped(count: int = 3) -> FakeGraph:
+    """Devices, of which the first is in a group, and the second's user in another."""
+    graph = FakeGraph(count)
+    for group, members in ((GROUP, [guid(1 + 0x10000)]), (NESTED, [guid(2 + 0x30000)]), (OTHER, [])):
+        graph.groups[group] = {"id": group, "visibility": None, "members": members}
+    return graph
+
+
+async def facts_of(intune: GraphIntune, *numbers: int) -> list[DeviceFacts]:
+    found = await intune.facts([device_id(n) for n in numbers])
+    return [facts for facts in found.values() if facts is not None]
+
+
+def without(graph: FakeGraph) -> None:
+    graph.requests.clear()
+    graph.items.clear()
+
+
+async def test_a_device_is_in_its_own_groups_and_in_those_of_its_primary_user() -> None:
+    graph = grouped()
+    async with await connect(graph) as intune:
+        facts = await facts_of(intune, 1, 2, 3)
+        without(graph)
+        found = await intune.memberships(facts, frozenset({GROUP.upper(), NESTED, OTHER}))
+    assert found == {
+        device_id(1): frozenset({GROUP.upper()}),
+        device_id(2): frozenset({NESTED}),
+        device_id(3): frozenset(),
+    }
+    assert len(graph.requests) == 1
+    asked = [item for item in graph.items if item["method"] == "POST"]
+    assert {item["url"] for item in asked} == {
+        *(f"/devices(deviceId='{guid(n + 0x10000)}')/checkMemberGroups" for n in (1, 2, 3)),
+        *(f"/users/{guid(n + 0x30000)}/checkMemberGroups" for n in (1, 2, 3)),
+    }
+    for item in asked:
+        assert item["body"] == {"groupIds": [GROUP, NESTED, OTHER]}
+        assert item["headers"]["Content-Type"] == "application/json"
+    assert {item["version"] for item in graph.items} == {"v1.0"}
+
+
+async def test_without_groups_or_devices_nothing_is_asked() -> None:
+    graph = grouped()
+    async with await connect(graph) as intune:
+        facts = await facts_of(intune, 1)
+        without(graph)
+        assert await intune.memberships(facts, frozenset()) == {device_id(1): frozenset()}
+        assert await intune.memberships([], frozenset({GROUP})) == {}
+    assert graph.requests == []
+
+
+async def test_more_groups_than_one_call_takes_are_asked_for_in_several() -> None:
+    graph = grouped(1)
+    many = [guid(0x60000 + n) for n in range(41)]
+    for group in many:
+        graph.groups[group] = {"id": group, "members": [guid(1 + 0x10000)] if group in many[::20] else []}
+    async with await connect(graph) as intune:
+        facts = await facts_of(intune, 1)
+        without(graph)
+        found = await intune.memberships(facts, frozenset(many))
+    assert found == {device_id(1): frozenset(many[::20])}
+    sizes = [len(item["body"]["groupIds"]) for item in graph.items if "devices" in item["url"]]
+    assert sorted(sizes) == [1, 20, 20]
+    assert len(graph.items) == 41 + 2 * 3
+
+
+async def test_a_user_of_many_devices_is_asked_for_once() -> None:
+    graph = grouped(30)
+    for row in graph.devices:
+        row["userId"] = guid(2 + 0x30000)
+    async with await connect(graph) as intune:
+        facts = await facts_of(intune, *range(1, 31))
+        without(graph)
+        found = await intune.memberships(facts, frozenset({GROUP, NESTED}))
+    assert len([item for item in graph.items if "/users/" in item["url"]]) == 1
+    assert found[device_id(1)] == {GROUP, NESTED}
+    assert {groups for device, groups in found.items() if device != device_id(1)} == {frozenset({NESTED})}
+
+
+async def test_a_device_that_entra_does_not_know_is_left_out_and_a_user_that_is_gone_is_in_no_group() -> None:
+    graph = grouped()
+    async with await connect(graph) as intune:
+        facts = await facts_of(intune, 1, 2, 3)
+        del graph.entra[2]
+        graph.users.remove(guid(1 + 0x30000))
+        found = await intune.memberships(facts, frozenset({GROUP, NESTED}))
+    assert found == {device_id(1): frozenset({GROUP}), device_id(2): frozenset({NESTED})}
+
+
+@pytest.mark.parametrize(
+    ("changes", "groups"),
+    [
+        ({"primary_user": ""}, frozenset({GROUP})),
+        ({"primary_user": None}, None),
+        ({"primary_user": "anna@contoso.example"}, None),
+        ({"entra_device_id": None}, None),
+        ({"entra_device_id": "../users"}, None),
+    ],
+)
+async def test_a_device_of_which_the_ids_were_not_told_is_left_out_and_not_asked_for(
+    changes: Json, groups: frozenset[str] | None
+) -> None:
+    graph = grouped()
+    async with await connect(graph) as intune:
+        (facts,) = await facts_of(intune, 1)
+        without(graph)
+        odd = dataclasses.replace(facts, managed=dataclasses.replace(facts.managed, **changes))
+        found = await intune.memberships([odd], frozenset({GROUP}))
+    assert found.get(device_id(1)) == groups
+    assert bool(graph.items) is (groups is not None)
+
+
+@pytest.mark.parametrize("group", ["VIP", "", ZEROS, f"{GROUP}/members", f"{GROUP}'"])
+async def test_what_is_no_id_of_a_group_is_refused_before_anything_is_asked(group: str) -> None:
+    graph = grouped()
+    async with await connect(graph) as intune:
+        facts = await facts_of(intune, 1)
+        without(graph)
+        with pytest.raises(GraphRejected, match="object id"):
+            await intune.memberships(facts, frozenset({GROUP, group}))
+    assert graph.requests == []
+
+
+async def test_a_group_that_is_gone_or_hides_its_members_is_an_error_since_it_would_protect_nobody() -> None:
+    graph = grouped()
+    async with await connect(graph) as intune:
+        facts = await facts_of(intune, 1)
+        with pytest.raises(GraphRejected, match=f"no group {guid(0x59999)}"):
+            await intune.memberships(facts, frozenset({GROUP, guid(0x59999)}))
+        graph.groups[GROUP]["visibility"] = "HiddenMembership"
+        with pytest.raises(GraphRejected, match=f"{GROUP} hides its members"):
+            await intune.memberships(facts, frozenset({GROUP}))
+        graph.groups[GROUP]["id"] = OTHER
+        with pytest.raises(GraphError, match="another group"):
+            await intune.memberships(facts, frozenset({GROUP}))
+
+
+@pytest.mark.parametrize(
+    ("about", "status", "body", "kind"),
+    [
+        ("/users/", 403, error("Authorization_RequestDenied"), GraphForbidden),
+        ("/devices(", 403, error("Authorization_RequestDenied"), GraphForbidden),
+        ("/groups/", 403, error("Authorization_RequestDenied"), GraphForbidden),
+        ("/users/", 404, "<html>not found</html>", GraphRejected),
+        ("/users/", 404, {}, GraphRejected),
+        ("/users/", 404, error("Request_ResourceNotFound", f"Resource '{GROUP}' does not exist."), GraphError),
+        ("/devices(", 404, error("Request_ResourceNotFound", f"Resource '{GROUP}' does not exist."), GraphError),
+        ("/users/", 400, error("Request_BadRequest", "Invalid object identifier"), GraphRejected),
+        ("/devices(", 200, {}, GraphError),
+        ("/users/", 200, {"value": [{"id": GROUP}]}, GraphError),
+        ("/users/", 200, {"value": GROUP}, GraphError),
+        ("/devices(", 429, error("TooManyRequests"), GraphThrottled),
+        ("/devices(", 503, error("ServiceUnavailable"), GraphUnavailable),
+    ],
+)
+async def test_an_answer_that_does_not_tell_the_groups_is_an_error_not_an_absence(
+    about: str, status: int, body: object, kind: type[GraphError]
+) -> None:
+    graph = grouped()
+    async with await connect(graph) as intune:
+        facts = await facts_of(intune, 1, 2)
+        graph.on_item = lambda item: {"status": status, "body": body} if about in item["url"] else None
+        with pytest.raises(kind) as caught:
+            await intune.memberships(facts, frozenset({GROUP}))
+    if kind is GraphForbidden:
+        assert "GroupMember.Read.All" in str(caught.value)
+
+
+async def test_a_question_about_groups_is_asked_again_as_reads_are() -> None:
+    graph = grouped()
+    waits, failing = Waits(), iter([True])
+    async with await connect(graph, waits) as intune:
+        facts = await facts_of(intune, 1)
+        without(graph)
+        graph.on_item = lambda item: (
+            {"status": 503, "body": error("Busy")} if item["method"] == "POST" and next(failing, False) else None
+        )
+        assert await intune.memberships(facts, frozenset({GROUP})) == {device_id(1): frozenset({GROUP})}
+    assert waits == [1.0]
+    assert [len(json.loads(request.content)["requests"]) for request in graph.requests] == [3, 1]
+
+
+async def test_groups_that_were_not_asked_for_are_not_taken_from_an_answer() -> None:
+    graph = grouped()
+    async with await connect(graph) as intune:
+        facts = await facts_of(intune, 3)
+        graph.on_item = lambda item: (
+            {"status": 200, "body": {"value": [OTHER, "x", GROUP.upper()]}} if "/users/" in item["url"] else None
+        )
+        assert await intune.memberships(facts, frozenset({GROUP})) == {device_id(3): frozenset({GROUP})}
+
+
+# The size of the fleet
+
+
+async def test_the_fleet_is_as_large_as_intunes_overview_counts_its_windows_devices() -> None:
+    graph = FakeGraph(7)
+    graph.overview = {"enrolledDeviceCount": 99, "deviceOperatingSystemSummary": {"windowsCount": 7, "iosCount": 5}}
+    async with await connect(graph) as intune:
+        assert await intune.fleet_size() == 7
+        assert str(graph.requests[0].url).endswith("/v1.0/deviceManagement/managedDeviceOverview")
+
+
+@pytest.mark.parametrize(
+    "overview",
+    [
+        {},
+        {"deviceOperatingSystemSummary": None},
+        {"deviceOperatingSystemSummary": {}},
+        {"deviceOperatingSystemSummary": []},
+        {"deviceOperatingSystemSummary": "x"},
+    ],
+)
+async def test_an_overview_without_the_count_is_an_error(overview: Json) -> None:
+    graph = FakeGraph(1)
+    graph.overview = overview
+    async with await connect(graph) as intune:
+        with pytest.raises(GraphError, match="how many"):
+            await intune.fleet_size()
+
+
+@pytest.mark.parametrize("count", [None, "7", 7.5, True, -1])
+async def test_a_count_that_is_none_is_an_error(count: object) -> None:
+    graph = FakeGraph(1)
+    graph.overview = {"deviceOperatingSystemSummary": {"windowsCount": count}}
+    async with await connect(graph) as intune:
+        with pytest.raises(GraphError, match="how many"):
+            await intune.fleet_size()
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(403, GraphForbidden), (404, GraphRejected), (429, GraphThrottled), (503, GraphUnavailable)]
+)
+async def test_an_overview_that_cannot_be_read_is_an_error(status: int, kind: type[GraphError]) -> None:
+    graph = FakeGraph(1)
+    graph.on_call = lambda _: httpx.Response(status, json=error("Failed"))
+    async with await connect(graph) as intune:
+        with pytest.raises(kind):
+            await intune.fleet_size()
 
 
 # Never the wrong device
@@ -1036,7 +1503,7 @@ async def test_a_machine_that_shares_its_serial_number_is_not_given_the_registra
         facts = (await intune.facts([device_id(2)]))[device_id(2)]
         (named,) = (await intune.find([serial(shared or "")])).values()
     assert facts is not None
-    refused = eligibility.refusal(facts, Policy())
+    refused = eligibility.refusal(facts, Policy(), NOW)
     assert refused is not None
     assert refused.code in (Code.AUTOPILOT_MISMATCH, Code.NOT_AUTOPILOT_REGISTERED)
     assert sorted(ids(named)) == ([guid(1), guid(2)] if identifies(shared) else [])
@@ -1386,7 +1853,7 @@ async def test_audited_resets_are_those_of_the_device_the_action_and_the_time() 
 # Logs
 
 
-async def test_logs_hold_template_status_and_request_id_but_no_values(caplog: pytest.LogCaptureFixture) -> None:
+async def test_s12_logs_hold_template_status_and_request_id_but_no_values(caplog: pytest.LogCaptureFixture) -> None:
     graph = FakeGraph(2)
     graph.devices[1]["lastSyncDateTime"] = "SECRET-DATE"
     graph.filters_work = False
@@ -1471,8 +1938,8 @@ BUILDER = builder()
 @example("a/b?c&d='e' %41+#é~\n")
 def test_a_filled_filter_is_what_the_sdk_builds_for_the_value(value: str) -> None:
     quoted = literal(value)
-    assert BUILDER.question(Question(Collection.MANAGED, "deviceName", value)) == BUILDER.devices(
-        f"deviceName eq {quoted}", FACTS
+    assert BUILDER.question(Question(Collection.MANAGED, "deviceName", value)) == dataclasses.replace(
+        BUILDER.devices(f"deviceName eq {quoted}", FACTS), beta=True
     )
     assert BUILDER.question(Question(Collection.AUTOPILOT, "serialNumber", value)) == BUILDER.identities(
         f"contains(serialNumber,{quoted})"
@@ -1494,7 +1961,8 @@ def test_a_filled_device_path_is_what_the_sdk_builds_for_the_id(value: uuid.UUID
     item_path = information.url.split("?")[0].removeprefix("http://127.0.0.1:9/v1.0")
     assert BUILDER.device(one, ["id", "userId"]).path == f"{item_path}?$select=id,userId"
     assert BUILDER.sync(one).path == f"{item_path}/syncDevice"
-    assert BUILDER.reset(one, "").path == f"{item_path}/wipe"
+    for build in (BUILDER.reset, BUILDER.wipe):
+        assert build(Order(one, OrderId("o"))).path == f"{item_path}/wipe"
 
 
 @pytest.mark.parametrize("value", ["", "x", "../users", f"{guid(1)}/wipe", f"{guid(1)}?$select=id", ZEROS])
@@ -1503,7 +1971,8 @@ def test_nothing_but_a_device_id_becomes_part_of_a_path(value: str) -> None:
     builds: list[Callable[[], object]] = [
         lambda: BUILDER.device(one, ["id"]),
         lambda: BUILDER.sync(one),
-        lambda: BUILDER.reset(one, ""),
+        lambda: BUILDER.reset(Order(one, OrderId("o"))),
+        lambda: BUILDER.wipe(Order(one, OrderId("o"))),
     ]
     for build in builds:
         with pytest.raises(ValueError, match="device"):

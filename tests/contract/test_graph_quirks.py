@@ -10,7 +10,7 @@ import sys
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -34,6 +34,7 @@ from shared.pipeline.dispatch import dispatch
 from shared.pipeline.intake import intake
 from shared.pipeline.parts import Parts
 from shared.pipeline.ports import (
+    AdminDecision,
     Answer,
     AnswerKind,
     GraphError,
@@ -45,11 +46,12 @@ from shared.pipeline.ports import (
     Order,
 )
 from shared.state.store import Store
+from tests.contract.conftest import Send
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What a tenant with a quirk lets the gateway see and do; left out, all of it."""
+    """What a tenant with a quirk lets the gateway see and do; left out, all of it, for resets and full wipes alike."""
 
     reads: type[GraphError] | None = None
     """What each read raises."""
@@ -59,7 +61,9 @@ class Expected:
     sync: AnswerKind = AnswerKind.ACCEPTED
     reset: AnswerKind = AnswerKind.ACCEPTED
     wiped: int = 1
-    """Resets that the device was really sent."""
+    """How often the device was really sent each order."""
+    decision: AdminDecision = AdminDecision.UNKNOWN
+    """What became of the order's request for approval."""
     retry_after: timedelta | None = None
 
 
@@ -72,8 +76,25 @@ NO_INTUNE = Expected(GraphRejected, sync=AnswerKind.REJECTED, reset=AnswerKind.R
 
 
 def refused(reset: AnswerKind) -> Expected:
-    """Only the reset is refused."""
+    """Only the orders that wipe are refused."""
     return Expected(reset=reset, wiped=0, audited=0)
+
+
+def held(decision: AdminDecision = AdminDecision.WAITING) -> Expected:
+    """Those orders wait for a second administrator, who has decided so."""
+    return Expected(reset=AnswerKind.APPROVAL_REQUIRED, wiped=0, audited=0, decision=decision)
+
+
+def approval(status: str, code_in: str, ids: str, filters: str, decides: str) -> dict[str, object]:
+    """How Multi Admin Approval intercepts and lists; a second administrator decides at once, if ever."""
+    return {
+        "multi_admin_approval": status,
+        "approval_code_in": code_in,
+        "approval_ids": ids,
+        "approval_filter": filters,
+        "admin_decides": decides,
+        "admin_decides_after": "PT0S",
+    }
 
 
 def each(
@@ -97,15 +118,20 @@ CASES: list[tuple[dict[str, object], Expected]] = [
     ({"null_swaps": False}, ALL),
     ({"never_dates": False}, ALL),
     ({"strange_enum_members": False}, ALL),
+    *each("join_type", "right", "unknown", "stale"),
     ({"odd_autopilot_links": False}, ALL),
     ({"serial_oddities": True}, ALL),
     ({"stale_reads": "PT1H"}, ALL),
+    ({"group_lag": "PT1H"}, ALL),
+    *each("unknown_groups", "ignored", "404"),
+    ({"groups_forbidden": True}, ALL),
     ({"audit_lag": "PT1H"}, Expected(audited=0)),
     ({"clock_offset": "PT4H"}, ALL),  # four minutes at this speed
     ({"clock_offset": "-PT4H"}, ALL),
     ({"deleted_record_stub": True}, ALL),
     ({"list_incomplete": 0.5}, Expected(complete=False)),
     ({"list_incomplete": 1.0}, Expected(complete=False)),
+    ({"answers_within": "PT5S"}, ALL),
     ({"page_size": 7}, ALL),
     ({"unsupported_filter_ignored": False}, ALL),
     ({"unsupported_filter_ignored": False, "filter_support": "schema"}, ALL),
@@ -118,7 +144,7 @@ CASES: list[tuple[dict[str, object], Expected]] = [
     ({"throttle": True, "call_limit": 1}, THROTTLED),
     ({"retry_after": "missing", "p429": 1.0}, THROTTLED),
     (
-        {"retry_after": "present", "p429": 1.0},
+        {"retry_after": "present", "fault_lasts": "PT10M", "p429": 1.0},
         Expected(
             GraphThrottled,
             sync=AnswerKind.THROTTLED,
@@ -128,7 +154,7 @@ CASES: list[tuple[dict[str, object], Expected]] = [
         ),
     ),
     (
-        {"retry_after": "present", "p503": 1.0},
+        {"retry_after": "present", "fault_lasts": "PT10M", "p503": 1.0},
         Expected(
             GraphUnavailable,
             sync=AnswerKind.UNKNOWN,
@@ -147,13 +173,17 @@ CASES: list[tuple[dict[str, object], Expected]] = [
     ({"no_intune": "400"}, NO_INTUNE),
     ({"no_intune": "503"}, DOWN),
     ({"multi_admin_approval": "off"}, ALL),
-    ({"multi_admin_approval": "403"}, refused(AnswerKind.APPROVAL_REQUIRED)),
-    ({"multi_admin_approval": "412"}, refused(AnswerKind.APPROVAL_REQUIRED)),
+    (approval("400", "header", "id", "works", "never"), held()),
+    (approval("403", "body", "request_id", "works", "approve"), held(AdminDecision.APPROVED)),
+    (approval("409", "both", "both", "refused", "reject"), held(AdminDecision.REJECTED)),
+    (approval("412", "body", "id", "ignored", "never") | {"page_size": 7}, held()),
+    ({"multi_admin_approval": "412", "stale_reads": "PT1H"}, held(AdminDecision.UNKNOWN)),
+    ({"multi_admin_approval": "400", "approval_expires_after": "PT0S"}, held(AdminDecision.EXPIRED)),
     ({"p503": 1.0}, DOWN),
     ({"p503_acted": 1.0}, ACTED),
     ({"lost_answer": 1.0}, ACTED),
 ]
-SPARE = 4
+SPARE = 6
 """Devices of tests of their own, after those of the cases."""
 
 SCENARIO = f"""
@@ -167,7 +197,46 @@ name = "LAB-{{n:03}}"
 serial = "5CG{{n:04}}"
 group_tag = "LAB"
 first_check_in = "PT8H"
+reacts_to_sync = false
 """
+"""No device takes an order before a test lets it: a full wipe takes the device out of what others see."""
+
+
+BOARD, USERS, STAFF, EMPTY, NO_GROUP = (f"99999999-0000-4000-8000-{n:012}" for n in range(1, 6))
+SCENARIO += f"""
+[[groups]]
+name = "Board"
+id = "{BOARD}"
+members = ["device:5CG*"]
+
+[[groups]]
+name = "Users"
+id = "{USERS}"
+members = {[f"user:student{n}@contoso.example" for n in range(1, len(CASES) + SPARE + 1)]}
+
+[[groups]]
+name = "Staff"
+id = "{STAFF}"
+members = ["group:Board"]
+
+[[groups]]
+name = "Empty"
+id = "{EMPTY}"
+"""
+
+
+def of_groups(quirks: dict[str, object], expected: Expected) -> Expected:
+    """What reads of groups meet: what befalls Intune alone does not."""
+    if "groups_forbidden" in quirks:
+        return replace(expected, reads=GraphForbidden)
+    befall_all = {"p429", "p503", "p503_acted", "lost_answer", "forbidden"} & set(quirks)
+    return expected if befall_all else replace(expected, reads=None)
+
+
+def join_type(serial: str | None, quirk: object) -> str | None:
+    """What is known of how Intune says that a device is joined."""
+    odd = int((serial or "")[3:]) % 5 == 4
+    return {"unknown": None, "stale": "azureADRegistered"}.get(str(quirk), "azureADJoined") if odd else "azureADJoined"
 
 
 def test_every_quirk_and_every_member_of_it_has_a_case() -> None:
@@ -183,6 +252,7 @@ def test_every_quirk_and_every_member_of_it_has_a_case() -> None:
             assert (not quirk.default) in tried[name] or name == "throttle", name
 
 
+NO_CODE = "99999999-9999-4999-8999-999999999999"
 _TOKEN = {"Authorization": "Bearer sandbox"}
 
 
@@ -247,8 +317,8 @@ async def connect(tenant: Tenant) -> GraphIntune:
     )
 
 
-def order(device: str) -> Order:
-    return Order(ManagedDeviceId(device), OrderId(str(uuid.uuid4())), "TICKET-1")
+def order(device: str, approval_code: str = "") -> Order:
+    return Order(ManagedDeviceId(device), OrderId(str(uuid.uuid4())), "TICKET-1", approval_code)
 
 
 async def attempt[Found](read: Awaitable[Found], expected: Expected) -> Found | None:
@@ -264,7 +334,7 @@ async def attempt[Found](read: Awaitable[Found], expected: Expected) -> Found | 
 
 
 @pytest.mark.parametrize("number", range(1, len(CASES) + 1), ids=[str(quirks) for quirks, _ in CASES])
-async def test_whatever_the_tenant_is_like_each_method_does_right_by_the_one_device(
+async def test_s1_whatever_the_tenant_is_like_each_method_does_right_by_the_one_device(
     tenant: Tenant, intune: GraphIntune, number: int
 ) -> None:
     quirks, expected = CASES[number - 1]
@@ -295,6 +365,9 @@ async def test_whatever_the_tenant_is_like_each_method_does_right_by_the_one_dev
         assert len(tagged) == len(set(tagged))
         assert not expected.complete or (device in tagged and len(tagged) == everyone)
         assert found[nobody].devices + found[nobody].not_enrolled == ()
+        assert {one.managed.pending_actions for one in found[by_id].devices} == {()}
+        for member in found[tag].devices:
+            assert member.managed.join_type == join_type(member.managed.serial_number, quirks.get("join_type"))
 
     facts = await attempt(intune.facts([device]), expected)
     if facts is not None:
@@ -305,6 +378,17 @@ async def test_whatever_the_tenant_is_like_each_method_does_right_by_the_one_dev
         assert one.entra.device_id == entra
         assert one.autopilot is not None
         assert one.autopilot.serial_number == serial
+        shown = (one.managed.manufacturer, one.managed.model, one.managed.os_version, one.managed.sku_family)
+        assert shown == ("Contoso Devices", "Contoso Book 14", "10.0.26100.4349", "Enterprise")
+        assert (one.managed.management_agent, one.managed.pending_actions) == ("mdm", ())
+
+    group_reads, asked = of_groups(quirks, expected), frozenset({BOARD, USERS, STAFF, EMPTY})
+    held = await attempt(intune.memberships(known.devices, asked), group_reads)
+    assert held in (None, {device: {BOARD, USERS, STAFF}})
+    if held is not None:
+        with pytest.raises(GraphRejected, match=NO_GROUP):
+            await intune.memberships(known.devices, frozenset({BOARD, NO_GROUP}))
+    assert await attempt(intune.fleet_size(), expected) in (None, everyone)
 
     seen = await attempt(intune.look([device]), expected)
     if seen is not None:
@@ -321,7 +405,9 @@ async def test_whatever_the_tenant_is_like_each_method_does_right_by_the_one_dev
 
     synced = (await intune.sync([order(device)]))[device]
     answer = (await intune.reset([order(device)]))[device]
+    wiped = (await intune.wipe([order(device)]))[device]
     assert (synced.kind, answer.kind) == (expected.sync, expected.reset), (synced, answer)
+    assert (wiped.kind, wiped.retry_after) == (answer.kind, answer.retry_after), (answer, wiped)
     assert answer.retry_after == expected.retry_after
     if expected.reset is AnswerKind.ACCEPTED:
         offset = {"PT4H": 240, "-PT4H": -240}.get(str(quirks.get("clock_offset")), 0)
@@ -329,11 +415,16 @@ async def test_whatever_the_tenant_is_like_each_method_does_right_by_the_one_dev
         assert abs(answer.server_time - datetime.now(UTC) - timedelta(seconds=offset)) < timedelta(seconds=30)
     received = tenant.truth(serial)["wipes_received"]
     flags = {"keepEnrollmentData": True, "keepUserData": False, "persistEsimDataPlan": False}
-    assert [wipe["body"] for wipe in received] == [flags] * expected.wiped
+    assert [wipe["body"] for wipe in received] == [flags, flags | {"keepEnrollmentData": False}] * expected.wiped
+
+    assert (answer.approval_code is not None) is (answer.kind is AnswerKind.APPROVAL_REQUIRED)
+    code = answer.approval_code or str(uuid.uuid4())
+    decided = await attempt(intune.admin_decisions([NO_CODE, code]), expected)
+    assert decided in (None, {NO_CODE: AdminDecision.UNKNOWN, code: expected.decision})
 
     audited = await attempt(intune.audited_resets([device], began), expected)
     if audited is not None:
-        assert [(one.device, len(audited)) for one in audited[device]] == [(device, 1)] * expected.audited
+        assert [(one.device, len(audited)) for one in audited[device]] == [(device, 1)] * 2 * expected.audited
 
 
 # A record that is gone
@@ -345,7 +436,7 @@ async def test_a_device_whose_record_is_gone_is_not_taken_for_a_device(
 ) -> None:
     serial = f"5CG{number:04}"
     device = ManagedDeviceId(tenant.truth(serial)["intune_id"])
-    tenant.post(f"devices/{serial}", sync_reaction="PT1S")
+    tenant.post(f"devices/{serial}", sync_reaction="PT1S", reacts_to_sync=True)
     tenant.order(device, "wipe", {})
     tenant.order(device, "syncDevice")
     give_up = time.monotonic() + 30
@@ -368,11 +459,11 @@ async def test_a_device_whose_record_is_gone_is_not_taken_for_a_device(
     assert (await intune.reset([order(device)]))[device].kind is AnswerKind.NOT_FOUND
 
 
-# Multi Admin Approval, from the request to the person who is asked
+# Multi Admin Approval
 
 
 @pytest.mark.parametrize(("status", "number"), [("403", len(CASES) + 3), ("412", len(CASES) + 4)])
-async def test_where_a_second_administrator_must_agree_nothing_is_reset_and_a_person_is_called(
+async def test_where_a_second_administrator_must_agree_nothing_is_reset_and_the_code_is_kept(
     tenant: Tenant, status: str, number: int
 ) -> None:
     tenant.quirks(multi_admin_approval=status)
@@ -407,14 +498,97 @@ async def test_where_a_second_administrator_must_agree_nothing_is_reset_and_a_pe
         stored = await parts.store.reset(device)
         again = (await graph.reset([order(device)]))[device]
     assert stored is not None
-    assert stored.record.state is State.ATTENTION
+    assert stored.record.state is State.AWAITING_ADMIN_APPROVAL
     assert stored.record.reason is not None
     assert stored.record.reason.code is Code.ADMIN_APPROVAL_REQUIRED
-    assert stored.record.order is None, "what is not carried out is forgotten, so that a person may retry"
+    assert stored.record.order is None, "what is not carried out is forgotten"
     assert again.kind is AnswerKind.APPROVAL_REQUIRED, "a request that is pending already is no refusal"
     assert tenant.truth(serial)["wipes_received"] == []
     asked = tenant.get("beta/deviceManagement/operationApprovalRequests")["value"]
-    assert "Turnaround, request R1: TICKET-1" in {one["requestJustification"] for one in asked}
+    kept = {one["requestId"]: one["requestJustification"] for one in asked}[stored.record.approval_code]
+    assert kept == "Turnaround, request R1: TICKET-1"
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Orders one device, as often as a test likes."""
+
+    intune: GraphIntune
+    send: Send
+    device: str
+
+    async def __call__(self, code: str = "") -> Answer:
+        return (await self.send(self.intune, [order(self.device, code)]))[ManagedDeviceId(self.device)]
+
+    async def decision(self, code: str) -> AdminDecision:
+        return (await self.intune.admin_decisions([code]))[code]
+
+
+@pytest.fixture
+async def ask(tenant: Tenant, intune: GraphIntune, send: Send) -> Ask:
+    return Ask(intune, send, tenant.truth(f"5CG{len(CASES) + 5:04}")["intune_id"])
+
+
+@pytest.mark.parametrize(
+    "quirks",
+    [
+        {"multi_admin_approval": "412", "approval_code_in": "header", "approval_ids": "id"},
+        {"multi_admin_approval": "403", "approval_code_in": "body", "approval_ids": "request_id"},
+        {"multi_admin_approval": "409", "approval_filter": "works", "approval_ids": "id", "list_incomplete": 0.2},
+    ],
+)
+async def test_an_order_is_carried_out_once_when_it_comes_back_with_the_code_under_which_it_was_agreed_to(
+    tenant: Tenant, ask: Ask, quirks: dict[str, object]
+) -> None:
+    tenant.quirks(**quirks)
+    serial, other = (f"5CG{len(CASES) + n:04}" for n in (5, 6))
+    before = len(tenant.truth(serial)["wipes_received"])
+    code = (await ask()).approval_code
+    assert code is not None
+    pending = await ask()
+    assert (pending.kind, pending.approval_code) == (AnswerKind.APPROVAL_REQUIRED, None)
+    too_soon = await ask(code)
+    assert (too_soon.kind, too_soon.approval_code) == (AnswerKind.APPROVAL_REQUIRED, code)
+    tenant.post("approvals", decision="approved", code=code)
+    assert await decided(ask, code, AdminDecision.APPROVED)
+    another = Ask(ask.intune, ask.send, tenant.truth(other)["intune_id"])
+    assert (await another(code)).kind is AnswerKind.FORBIDDEN
+    assert tenant.truth(other)["wipes_received"] == []
+    assert len(tenant.truth(serial)["wipes_received"]) == before
+    assert (await ask(code)).kind is AnswerKind.ACCEPTED
+    assert await decided(ask, code, AdminDecision.COMPLETED)
+    assert (await ask(code)).kind is AnswerKind.FORBIDDEN, "a code is good for one order"
+    assert len(tenant.truth(serial)["wipes_received"]) == before + 1
+
+
+async def decided(ask: Ask, code: str, decision: AdminDecision) -> bool:
+    """Whether this comes to be seen, of a list that may leave it out."""
+    seen = AdminDecision.UNKNOWN
+    for _ in range(20):
+        if (seen := await ask.decision(code)) is not AdminDecision.UNKNOWN:
+            break
+    return seen is decision
+
+
+@pytest.mark.parametrize("decision", [AdminDecision.REJECTED, AdminDecision.CANCELLED, AdminDecision.EXPIRED])
+async def test_an_order_that_nobody_agreed_to_is_not_carried_out_and_may_be_asked_for_anew(
+    tenant: Tenant, ask: Ask, decision: AdminDecision
+) -> None:
+    late = {"approval_expires_after": "PT0S"} if decision is AdminDecision.EXPIRED else {}
+    tenant.quirks(multi_admin_approval="412", **late)
+    serial = f"5CG{len(CASES) + 5:04}"
+    before = tenant.truth(serial)["wipes_received"]
+    code = (await ask()).approval_code
+    assert code is not None
+    if not late:
+        tenant.post("approvals", decision=decision, code=code)
+    assert await ask.decision(code) is decision
+    refused = await ask(code)
+    assert (refused.kind, "approval" in refused.detail) == (AnswerKind.FORBIDDEN, True)
+    again = (await ask()).approval_code
+    assert again not in (None, code)
+    assert tenant.truth(serial)["wipes_received"] == before
+    tenant.post("approvals", decision="cancelled")
 
 
 # Faults of single calls
@@ -423,7 +597,7 @@ async def test_where_a_second_administrator_must_agree_nothing_is_reset_and_a_pe
 @pytest.mark.parametrize("fault", ["token_expired", "forbidden", "429", "503", "503_html", "500", "503_acted"])
 @pytest.mark.parametrize("operation", ["wipe", "batch"])
 async def test_a_fault_of_one_item_or_of_the_whole_batch_is_told_as_it_is(
-    tenant: Tenant, intune: GraphIntune, fault: str, operation: str
+    tenant: Tenant, intune: GraphIntune, send: Send, fault: str, operation: str
 ) -> None:
     device = ManagedDeviceId(tenant.truth("5CG0001")["intune_id"])
     before = len(tenant.truth("5CG0001")["wipes_received"])
@@ -433,7 +607,7 @@ async def test_a_fault_of_one_item_or_of_the_whole_batch_is_told_as_it_is(
         "429": AnswerKind.THROTTLED,
     }.get(fault, AnswerKind.UNKNOWN)
     tenant.post("faults", on=operation, fault=fault)
-    answer: Answer = (await intune.reset([order(device)]))[device]
+    answer: Answer = (await send(intune, [order(device)]))[device]
     assert answer.kind is expected
     assert len(tenant.truth("5CG0001")["wipes_received"]) - before == (fault == "503_acted")
     if expected is AnswerKind.FORBIDDEN:  # a token that has expired lacks no permission

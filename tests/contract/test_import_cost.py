@@ -54,6 +54,34 @@ print(json.dumps(heavy() + storage))
     assert run(program) == []
 
 
+def test_a_front_serves_its_api_without_loading_anything_of_graph(azurite: Azurite) -> None:
+    program = """
+import asyncio, json, os
+for name in [name for name in os.environ if "GRAPH" in name]:
+    del os.environ[name]
+os.environ["TURNAROUND_ROLE"] = "front"
+import azure.functions as func
+import function_app
+from shared import wiring
+
+(web,) = function_app.app.get_functions()
+
+async def main():
+    call = {"headers": {}, "params": {}, "route_params": {}}
+    body = {"requestId": "R", "requester": "desk", "reason": "left", "devices": [{"name": "PC"}]}
+    asked = func.HttpRequest(method="POST", url="http://front/api/v1/requests", body=json.dumps(body).encode(), **call)
+    looked = func.HttpRequest(method="GET", url="http://front/api/v1/requests/R", body=b"", **call)
+    said = [(await web.get_user_function()(request, None)).status_code for request in (asked, looked)]
+    graph = [name for name in sys.modules if name.startswith(("shared.graph", "msgraph", "kiota_", "azure.identity"))]
+    print(json.dumps({"said": said, "graph": graph}))
+    await wiring.queues().close()
+    await wiring.store().table.client.close()
+
+asyncio.run(main())
+"""
+    assert run(program, azurite.connection_string) == {"said": [202, 404], "graph": []}
+
+
 def test_control_notify_and_an_idle_poll_run_without_loading_anything_heavy(azurite: Azurite) -> None:
     program = """
 import asyncio, json
@@ -84,4 +112,4 @@ async def main():
 
 asyncio.run(main())
 """
-    assert run(program, azurite.connection_string) == {"heavy": [], "halted": 1, "sent": 1}
+    assert run(program, azurite.connection_string) == {"heavy": [], "halted": 1, "sent": 2}

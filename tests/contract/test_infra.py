@@ -40,6 +40,9 @@ GRAPH_ROLES = {
     "2f51be20-0bb4-4fed-bf7b-db946066c75e": "DeviceManagementManagedDevices.Read.All",
     "06a5fe6d-c49d-46a7-b082-56b1b14103c7": "DeviceManagementServiceConfig.Read.All",
     "7438b122-aefc-4978-80ed-43db9fcc7715": "Device.Read.All",
+    "98830695-27a2-44f7-8c18-0c3ebc9698f6": "GroupMember.Read.All",
+    "97235f07-e226-4f63-ace3-39588e11d3a1": "User.ReadBasic.All",
+    "dc377aa6-52d8-4e23-b271-2a7ae04cedf3": "DeviceManagementConfiguration.Read.All",
 }
 
 type Value = str | int | bool | list[Value] | dict[str, Value] | Reference | None
@@ -511,12 +514,11 @@ def test_s10_each_app_runs_under_an_identity_of_its_own() -> None:
                 assert f"id-{role}-" in str(value), name
 
 
-def test_s10_the_front_may_only_send_two_kinds_of_message_and_read_the_table() -> None:
+def test_s10_the_front_may_only_send_requests_and_read_the_table() -> None:
     state = "storageAccounts/stengine"
 
     assert rights(deploy(), "front") == {
         (f"{state}/default/reset-requests", "Storage Queue Data Message Sender"),
-        (f"{state}/default/reset-control", "Storage Queue Data Message Sender"),
         (f"{state}/default/turnaround", "Storage Table Data Reader"),
         ("storageAccounts/stfront", "Storage Blob Data Owner"),
         ("storageAccounts/stfront", "Storage Table Data Contributor"),
@@ -531,6 +533,22 @@ def test_s10_the_engine_owns_its_own_storage_only() -> None:
         ("storageAccounts/stengine", "Storage Table Data Contributor"),
         ("components/appi-", "Monitoring Metrics Publisher"),
     }
+
+
+@pytest.mark.parametrize("role", ["front", "engine"])
+def test_s10_the_deployment_page_names_the_rights_of_each_app(role: str) -> None:
+    resources = deploy(grantGraphPermissions=True)
+    page = (ROOT / "docs" / "deploy.md").read_text("utf-8")
+    ((on_storage, on_graph),) = re.findall(rf"(?m)^\| {role} \|(.*)\|(.*)\|$", page)
+
+    told = re.findall(r"`([\w ]+)` on (?:`([\w-]+)`|the account)", on_storage)
+    state = "storageAccounts/stengine"
+    given = {(where, right) for where, right in rights(resources, role) if where.startswith(state)}
+    assert {(f"{state}/default/{where}" if where else state, right) for right, where in told} == given
+    assert (on_graph.strip() == "none") is not any(
+        f"id-{role}-" in str(grant.body["principalId"])
+        for grant in of_type(resources, "Microsoft.Graph/appRoleAssignedTo")
+    )
 
 
 def test_every_role_assignment_belongs_to_one_of_the_two_identities() -> None:
@@ -553,6 +571,13 @@ def test_s10_graph_roles_go_to_the_engine_alone_and_no_wider_than_needed() -> No
 
 def test_graph_roles_are_left_out_unless_asked_for() -> None:
     assert not [resource for resource in deploy() if resource.type.startswith("Microsoft.Graph/")]
+
+
+def test_the_engine_reads_its_policy_and_windows_from_files_that_are_deployed() -> None:
+    found = settings(deploy(), "engine")
+    deployed = package_builder().app_files()  # type: ignore[attr-defined]  # loaded from a file, so untyped
+
+    assert {found["TURNAROUND_POLICY_FILE"], found["TURNAROUND_WINDOWS_FILE"]} <= {path.as_posix() for path in deployed}
 
 
 def test_only_the_engine_is_told_how_to_reach_graph() -> None:
@@ -626,6 +651,7 @@ def test_tests_tools_and_secrets_stay_out_of_the_package(tmp_path: Path) -> None
         "function_app.py",
         "host.json",
         "requirements.txt",
+        "policy.toml",
         "windows.toml",
         "functions/poll.py",
         "web/docs/a.html",

@@ -8,6 +8,8 @@ import sys
 import uuid
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from itertools import cycle, product
 from pathlib import Path
 
 import httpx
@@ -47,7 +49,13 @@ name = "SHELF-01"
 serial = "SHELF001"
 group_tag = "LAB"
 enrolled = false
+
+[[groups]]
+name = "Board"
+id = "99999999-0000-4000-8000-000000000001"
+members = ["device:5CG0001", "user:student2@contoso.example"]
 """
+BOARD, NO_GROUP = "99999999-0000-4000-8000-000000000001", "99999999-0000-4000-8000-00000000000f"
 
 # The recorded run.
 
@@ -59,11 +67,11 @@ async def traffic(graph: str) -> set[str]:
     began = datetime(2000, 1, 1, tzinfo=UTC)
     patience = Patience(attempts=2, first=timedelta(milliseconds=1))
 
-    async def control(what: str, **body: str) -> None:
+    async def control(what: str, **body: object) -> None:
         (await tenant.request("POST" if body else "DELETE", f"/sandbox/{what}", json=body)).raise_for_status()
 
-    def orders(*devices: ManagedDeviceId) -> list[Order]:
-        return [Order(device, OrderId(str(uuid.uuid4()))) for device in devices]
+    def orders(*devices: ManagedDeviceId, code: str = "") -> list[Order]:
+        return [Order(device, OrderId(str(uuid.uuid4())), approval_code=code) for device in devices]
 
     async with (
         httpx.AsyncClient(base_url=graph, trust_env=False) as tenant,
@@ -98,17 +106,34 @@ async def traffic(graph: str) -> set[str]:
         devices = [finding.devices[0].managed.id for finding in found.values() if finding.devices]
         assert len(devices) == 7
         await use("facts", lambda: intune.facts([*devices, nobody]))
+        facts = [finding.devices[0] for finding in found.values() if finding.devices]
+        assert sum(map(len, (await intune.memberships(facts, frozenset({BOARD}))).values())) == 2
+        await use("memberships", lambda: intune.memberships(facts, frozenset({BOARD, NO_GROUP})))
+        await use("fleet_size", intune.fleet_size)
         await use("look", lambda: intune.look([*devices, nobody]))
         await use("sync", lambda: intune.sync(orders(devices[0], nobody)))
         await use("reset", lambda: intune.reset(orders(*devices[:3], nobody)))
+        await use("wipe", lambda: intune.wipe(orders(devices[5], nobody)))
         for fault in ("429", "503", "503_html", "500", "forbidden", "lost_answer", "503_acted"):
             await control("faults", on="wipe", fault=fault)
             await use("reset", lambda: intune.reset(orders(devices[3])))
+            await control("faults", on="wipe", fault=fault)
+            await use("wipe", lambda: intune.wipe(orders(devices[3])))
             for read in ("managed_device", "managed_devices"):
                 await control("faults", on=read, fault=fault)
             await use("look", lambda: intune.look([devices[0]]))
             await use("changed_since", lambda: changed(began))
+            await control("faults", on="approvals", fault=fault)
+            await use("admin_decisions", lambda: intune.admin_decisions([nobody]))
             await control("faults")
+        ways = product(("id", "request_id", "both"), ("works", "ignored", "refused"))
+        for status, (ids, filters) in zip(cycle(("400", "403", "409", "412")), ways, strict=False):
+            await control("quirks", multi_admin_approval=status, approval_ids=ids, approval_filter=filters, page_size=1)
+            held = (await intune.reset(orders(devices[6])))[devices[6]].approval_code
+            assert held is not None
+            await use("admin_decisions", partial(intune.admin_decisions, [held, nobody]))
+            await control("approvals", decision="approved" if filters == "works" else "rejected")
+            await intune.reset(orders(devices[6], code=held))
         await use("audited_resets", lambda: intune.audited_resets(devices, began))
     return used
 
@@ -142,7 +167,18 @@ def test_all_that_the_gateway_sends_and_the_tenant_answers_is_as_graph_publishes
 
 def test_the_recording_holds_what_the_rules_are_about(recorded: tuple[set[str], Json]) -> None:
     text = json.dumps(recorded[1])
-    for part in ("/wipe", "/syncDevice", "/beta/", "$select", "$filter", "@odata.nextLink", "remoteActionAudits"):
+    for part in (
+        "/wipe",
+        "/syncDevice",
+        "/beta/",
+        "$select",
+        "$filter",
+        "@odata.nextLink",
+        "remoteActionAudits",
+        "x-msft-approval-code",
+    ):
+        assert part in text, part
+    for part in ("joinType", "checkMemberGroups", "managedDeviceOverview", "/groups/"):
         assert part in text, part
     assert {200, 204, 404, 429, 500, 503} <= statuses(recorded[1])
 
@@ -161,9 +197,13 @@ def statuses(har: Json) -> set[object]:
 # The checker: a right call of each kind, and each rule broken.
 
 HOST = "https://graph.test"
+BETA = f"{HOST}/beta/deviceManagement/managedDevices"
 DEVICES = f"{HOST}/v1.0/deviceManagement/managedDevices"
 ID = "11111111-1111-4111-8111-111111111111"
 ONE = f"{DEVICES}/{ID}"
+HELD = f"{HOST}/v1.0/devices(deviceId='{ID}')"
+OVERVIEW = f"{HOST}/v1.0/deviceManagement/managedDeviceOverview"
+APPROVALS = f"{HOST}/beta/deviceManagement/operationApprovalRequests"
 RESET = {"keepEnrollmentData": True, "keepUserData": False}
 ERROR = {
     "error": {
@@ -241,6 +281,11 @@ def wiped(body: object) -> Json:
     return entry("POST", f"{ONE}/wipe", status=204, sent=body)
 
 
+def held_by(body: object, answer: object = None, *, status: int = 200) -> Json:
+    answer = listed() if answer is None and status == 200 else answer
+    return entry("POST", f"{HELD}/checkMemberGroups", answer, status=status, sent=body)
+
+
 def batch(items: object, responses: object, **more: object) -> Json:
     sent = {"requests": items}
     return entry("POST", f"{HOST}/v1.0/$batch", {"responses": responses}, sent=sent, **more)  # type: ignore[arg-type]
@@ -267,7 +312,17 @@ RIGHT = {
     "alternate key": entry("GET", f"{HOST}/v1.0/devices(deviceId='{ID}')", {"@odata.context": "x", "deviceId": ID}),
     "users": entry("GET", f"{ONE}/users", listed({"id": ID, "mail": None})),
     "beta": entry("GET", f"{HOST}/beta/deviceManagement/managedDevices", listed({"joinType": "azureADJoined"})),
+    "beta select": entry(
+        "GET",
+        f"{HOST}/beta/deviceManagement/managedDevices?$select=joinType&$filter=serialNumber%20eq%20'x'",
+        listed({"joinType": "unknown"}),
+    ),
+    "device's groups": entry("POST", f"{HELD}/checkMemberGroups", listed() | {"value": [ID]}, sent={"groupIds": [ID]}),
+    "user's groups": entry("POST", f"{HOST}/v1.0/users/{ID}/checkMemberGroups", listed(), sent={"groupIds": [ID]}),
+    "group": entry("GET", f"{HOST}/v1.0/groups/{ID}?$select=id", {"@odata.context": "x", "id": ID}),
+    "overview": entry("GET", OVERVIEW, {"@odata.context": "x", "id": "", "enrolledDeviceCount": 1}),
     "audits": entry("GET", f"{HOST}/beta/deviceManagement/remoteActionAudits", listed({"action": "factoryReset"})),
+    "approvals": entry("GET", f"{APPROVALS}?$filter=requestId%20eq%20'x'", listed({"id": "x", "status": "approved"})),
     "wipe": wiped(RESET),
     "sync": entry("POST", f"{ONE}/syncDevice", status=204),
     "batch": batch([item()], [DONE]),
@@ -293,6 +348,12 @@ BROKEN: list[tuple[object, Rule]] = [
     (entry("GET", f"{ONE}/nothing", listed()), Rule.PATH),
     (entry("POST", f"{ONE}/retire", status=204), Rule.PATH),
     (entry("POST", f"{HOST}/v1.0/devices/{ID}/wipe", status=204, sent=RESET), Rule.PATH),
+    (entry("GET", f"{HOST}/v1.0/users", listed()), Rule.PATH),
+    (entry("GET", f"{HOST}/v1.0/groups", listed()), Rule.PATH),
+    (entry("GET", f"{HOST}/beta/groups/{ID}", {"@odata.context": "x", "id": ID}), Rule.PATH),
+    (entry("POST", f"{HOST}/v1.0/users(deviceId='{ID}')/checkMemberGroups", listed(), sent=HELD), Rule.PATH),
+    (entry("POST", f"{ONE}/checkMemberGroups", listed(), sent={"groupIds": [ID]}), Rule.PATH),
+    (entry("GET", f"{HELD}/checkMemberGroups", listed()), Rule.METHOD),
     (entry("DELETE", ONE, status=204), Rule.METHOD),
     (entry("PATCH", ONE, status=204, sent={}), Rule.METHOD),
     (entry("GET", f"{ONE}/wipe", status=204), Rule.METHOD),
@@ -313,7 +374,22 @@ BROKEN: list[tuple[object, Rule]] = [
     (entry("GET", f"{HOST}/v1.0/devices?$top=1000", listed()), Rule.QUERY),
     (entry("GET", f"{ONE}?$filter=model%20eq%20'x'", {"@odata.context": "x", "id": ID}), Rule.QUERY),
     (entry("POST", f"{ONE}/syncDevice?$select=id", status=204), Rule.QUERY),
+    (entry("GET", f"{OVERVIEW}?$filter=id%20eq%20'x'", {"@odata.context": "x", "id": ""}), Rule.QUERY),
+    (entry("GET", f"{BETA}?$filter=joinType%20eq%20'unknown'", listed()), Rule.QUERY),
+    (entry("GET", f"{BETA}?$filter=userId%20eq%20'x'", listed()), Rule.QUERY),
+    (entry("GET", f"{BETA}?$filter=model%20eq%20'x'%20or%20model%20eq%20'y'", listed()), Rule.QUERY),
     # Actions.
+    (held_by({}), Rule.PARAMETER),
+    (held_by({"groupIds": ID}), Rule.PARAMETER),
+    (held_by({"groupIds": [1]}), Rule.PARAMETER),
+    (held_by({"groupIds": [ID], "securityEnabledOnly": True}), Rule.PARAMETER),
+    (held_by({"groupIds": [ID] * 21}), Rule.PARAMETER),
+    (entry("POST", f"{HELD}/checkMemberGroups", listed()), Rule.PARAMETER),
+    (held_by({"groupIds": [ID]}, status=204), Rule.STATUS),
+    (held_by({"groupIds": [ID]}, {"value": []}), Rule.RECORD),
+    (held_by({"groupIds": [ID]}, {"@odata.context": "x", "value": [{"id": ID}]}), Rule.RECORD),
+    (held_by({"groupIds": [ID]}, {"@odata.context": "x", "value": ID}), Rule.RECORD),
+    (entry("GET", OVERVIEW, {"@odata.context": "x", "enrolledDeviceCount": "1"}), Rule.RECORD),
     (wiped({}), Rule.PARAMETER),
     (wiped({"keepEnrollmentData": True}), Rule.PARAMETER),
     (wiped({"keepUserData": False}), Rule.PARAMETER),
@@ -359,6 +435,10 @@ BROKEN: list[tuple[object, Rule]] = [
     (shown(**{"@odata.type": "#microsoft.graph.device"}), Rule.RECORD),
     (entry("GET", f"{ONE}/users", listed({"userId": ID})), Rule.RECORD),
     (entry("GET", f"{HOST}/beta/deviceManagement/remoteActionAudits", listed({"action": "reset"})), Rule.RECORD),
+    (entry("GET", APPROVALS, listed({"status": "agreed"})), Rule.RECORD),
+    (entry("GET", APPROVALS, listed({"code": "x"})), Rule.RECORD),
+    (entry("GET", f"{APPROVALS}?$filter=code%20eq%20'x'", listed()), Rule.QUERY),
+    (entry("GET", APPROVALS.replace("beta", "v1.0"), listed()), Rule.PATH),
     (read(listed(DEVICE), "?$select=id"), Rule.SELECT),
     (read(listed({"id": ID}), "?$select=id,deviceName"), Rule.SELECT),
     (entry("GET", f"{ONE}?$select=id", {"@odata.context": "x", **DEVICE}), Rule.SELECT),
@@ -448,7 +528,7 @@ def test_what_is_no_har_is_a_fault() -> None:
 @pytest.mark.parametrize(
     ("quirk", "changes"),
     [
-        ({"strange_enum_members": False}, {"managementAgent": "intuneAosp"}),
+        ({"strange_enum_members": False}, {"deviceEnrollmentType": "azureAdJoinUsingAzureVmExtension"}),
         ({"never_dates": True}, {"lastSyncDateTime": None}),
         ({"deleted_record_stub": False}, {"complianceState": None}),
     ],

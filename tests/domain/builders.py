@@ -19,6 +19,7 @@ from shared.domain.devices import (
 )
 from shared.domain.ids import EntraDeviceId, ManagedDeviceId, OrderId, RequestId, UserId
 from shared.domain.lifecycle import (
+    AdminDecided,
     Answered,
     Command,
     Commanded,
@@ -28,11 +29,12 @@ from shared.domain.lifecycle import (
     Judged,
     Reconciled,
     Sending,
+    Stopped,
     SyncAnswered,
     Woken,
     step,
 )
-from shared.domain.orders import Answer, AnswerKind
+from shared.domain.orders import AdminDecision, Answer, AnswerKind
 from shared.domain.policy import Policy
 from shared.domain.reasons import Code, Reason
 from shared.domain.reset import Event, Reset
@@ -50,6 +52,8 @@ USER = UserId("33333333-cccc-4ccc-8ccc-000000000001")
 NEXT_USER = UserId("33333333-cccc-4ccc-8ccc-000000000002")
 NOBODY = UserId("")
 FIRST, SECOND = OrderId("order-1"), OrderId("order-2")
+APPROVAL_CODE = "44444444-dddd-4ddd-8ddd-000000000001"
+OTHER_CODE = "44444444-dddd-4ddd-8ddd-000000000002"
 
 PENDING, ACTIVE, DONE = ActionState.PENDING, ActionState.ACTIVE, ActionState.DONE
 
@@ -73,6 +77,12 @@ def managed(
     management_state: str | None = "managed",
     primary_user: UserId | None = USER,
     model: str | None = "Latitude 7440",
+    manufacturer: str | None = "Dell Inc.",
+    join_type: str | None = "azureADJoined",
+    os_version: str | None = "10.0.22631.4460",
+    sku_family: str | None = "Enterprise",
+    management_agent: str | None = "mdm",
+    pending_actions: tuple[str, ...] | None = None,
 ) -> ManagedDevice:
     return ManagedDevice(
         id=id,
@@ -85,6 +95,12 @@ def managed(
         management_state=management_state,
         primary_user=primary_user,
         model=model,
+        manufacturer=manufacturer,
+        join_type=join_type,
+        os_version=os_version,
+        sku_family=sku_family,
+        management_agent=management_agent,
+        pending_actions=pending_actions,
     )
 
 
@@ -98,12 +114,18 @@ def facts(
     entra: EntraDevice | None = ENTRA_RECORD,
     autopilot: AutopilotIdentity | None = AUTOPILOT_RECORD,
     read: float = 0,
+    groups: frozenset[str] | None = None,
 ) -> DeviceFacts:
-    return DeviceFacts(device or managed(), entra, autopilot, at(read))
+    return DeviceFacts(device or managed(), entra, autopilot, at(read), groups)
 
 
 def received(
-    *, user: UserId | None = USER, not_before: datetime | None = None, ready_by: datetime | None = None
+    *,
+    user: UserId | None = USER,
+    not_before: datetime | None = None,
+    ready_by: datetime | None = None,
+    expires_at: datetime | None = None,
+    wave: int = 0,
 ) -> Reset:
     return Reset(
         device=DEVICE,
@@ -118,6 +140,8 @@ def received(
         since=NOON,
         deadline=deadline(State.RECEIVED, NOON, POLICY),
         not_before=not_before,
+        expires_at=expires_at,
+        wave=wave,
         ready_by=ready_by,
     )
 
@@ -193,6 +217,8 @@ class Story:
     effects: frozenset[Effect] = frozenset()
     """Of the last happening alone."""
     log: list[Step] = field(default_factory=list, repr=False)
+    changed_at: int = 0
+    """The step before which a test changed the record."""
 
     @property
     def state(self) -> State:
@@ -244,9 +270,10 @@ class Story:
         *,
         detail: str = "",
         retry_after: timedelta | None = None,
+        approval_code: str | None = None,
         server_time: datetime | None = None,
     ) -> Self:
-        answer = Answer(kind, detail, retry_after, server_time=server_time)
+        answer = Answer(kind, detail, retry_after, approval_code, server_time)
         return self.happens(minute, Answered(order, answer, at(minute)))
 
     def accepted(self, minute: float = 0, order: OrderId = FIRST) -> Self:
@@ -276,6 +303,9 @@ class Story:
 
     def sync_answered(self, minute: float, kind: AnswerKind = AnswerKind.ACCEPTED) -> Self:
         return self.happens(minute, SyncAnswered(Answer(kind, "Graph's words")))
+
+    def admin_decided(self, minute: float, decision: AdminDecision, code: str = APPROVAL_CODE) -> Self:
+        return self.happens(minute, AdminDecided(code, decision))
 
     def commanded(self, minute: float, command: Command, by: str = "helpdesk@school.example") -> Self:
         return self.happens(minute, Commanded(command, by, "because"), who="control")
@@ -320,14 +350,32 @@ def given_up(minute: float = 6) -> Story:
     return sending().reconciled(minute, sighting(minute, -120), audited=False)
 
 
+def awaiting_admin_approval(**of: datetime | UserId | None) -> Story:
+    """Intune's Multi Admin Approval stopped the order of minute 0, and keeps it under its code."""
+    return sending(**of).answered(AnswerKind.APPROVAL_REQUIRED, approval_code=APPROVAL_CODE)
+
+
+def held_for_wave(wave: int = 2) -> Story:
+    """It is in a later wave of a request that is valid for a week."""
+    return story(received(expires_at=at(7 * 24 * 60), wave=wave)).judged(hold=Reason(Code.WAITS_FOR_WAVE))
+
+
 STORIES: dict[str, Callable[[], Story]] = {
     "received": story,
     "held": lambda: story().judged(hold=Reason(Code.HALTED)),
     "held by Intune's day": lambda: sending().answered(AnswerKind.DAILY_LIMIT),
+    "held for approval": lambda: story().judged(hold=Reason(Code.APPROVAL_NEEDED)),
+    "held for its wave": held_for_wave,
+    "stopped wave": lambda: held_for_wave().happens(10, Stopped("Wave 1 of 2 failed.")),
+    "expires": lambda: cleared(expires_at=at(30)),
+    "expires while held": lambda: story(received(expires_at=at(30))).judged(hold=Reason(Code.HALTED)),
     "cleared": cleared,
     "sending": sending,
     "given up": given_up,
     "sending again": lambda: given_up().sending(7, SECOND),
+    "awaiting admin approval": awaiting_admin_approval,
+    "approved by administrators": lambda: awaiting_admin_approval().admin_decided(5, AdminDecision.APPROVED),
+    "carried out by administrators": lambda: awaiting_admin_approval().admin_decided(5, AdminDecision.COMPLETED),
     "triggered": triggered,
     "resetting": resetting,
     "resetting, no user": lambda: resetting(user=NOBODY),

@@ -145,7 +145,7 @@ def test_the_earliest_bound_counts() -> None:
 # --- silence and return -------------------------------------------------------------------------------------------
 
 
-def test_a_check_in_in_the_silence_starts_the_clock_anew_and_forgets_what_was_shown() -> None:
+def test_s17_a_check_in_in_the_silence_starts_the_clock_anew_and_forgets_what_was_shown() -> None:
     before = resetting().seen(9, 3, USER, ACTIVE).reset
     proof = weigh(before, sighting(12, 11, USER, ACTIVE), POLICY)
     assert before.proof.user_late
@@ -153,7 +153,7 @@ def test_a_check_in_in_the_silence_starts_the_clock_anew_and_forgets_what_was_sh
 
 
 @pytest.mark.parametrize(("synced", "back"), [(17.9, False), (18, True), (40, True)])
-def test_a_return_is_a_check_in_once_a_reset_can_be_over(synced: float, back: bool) -> None:
+def test_s17_a_return_is_a_check_in_once_a_reset_can_be_over(synced: float, back: bool) -> None:
     proof = weigh(resetting().reset, sighting(41, synced), POLICY)
     assert (proof.returned_at is not None) is back
     assert proof.restarts == (0 if back else 1)
@@ -217,7 +217,7 @@ def test_a_primary_user_is_there_only_where_graph_said_so() -> None:
         (Proof(issued_late=True, state_back=True), True),
     ],
 )
-def test_what_appeared_early_is_untested_until_the_silence_was(proof: Proof, late: bool) -> None:
+def test_s17_what_appeared_early_is_untested_until_the_silence_was(proof: Proof, late: bool) -> None:
     assert evidence.tested(proven("one", proof)) is late
 
 
@@ -231,7 +231,7 @@ def test_what_appeared_early_is_untested_until_the_silence_was(proof: Proof, lat
     ],
     ids=["not back", "not done", "not tested", "the user still there"],
 )
-def test_two_thirds_of_a_proof_are_none(proof: Proof) -> None:
+def test_s17_two_thirds_of_a_proof_are_none(proof: Proof) -> None:
     assert not complete(proven("one", proof))
 
 
@@ -241,7 +241,7 @@ def test_returned_done_and_tested_is_proof() -> None:
     assert complete(proven("none", replace(awake, issued_late=True, state_back=True)))
 
 
-def test_the_next_user_is_not_the_old_one() -> None:
+def test_s17_the_next_user_is_not_the_old_one() -> None:
     assert weigh(resetting().reset, sighting(41, 40, NEXT_USER), POLICY).user_gone
     assert not weigh(resetting().reset, sighting(41, 40, None), POLICY).user_gone
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -24,6 +25,7 @@ from tests.domain.builders import (
     ready,
     resetting,
     sending,
+    story,
 )
 
 
@@ -46,6 +48,20 @@ STORIES_TOLD: dict[NoticeType, Callable[[], Story]] = {
 }
 
 
+REQUESTS_TOLD: dict[NoticeType, tuple[EventKind, Code | None]] = {
+    NoticeType.REQUEST_ACCEPTED: (EventKind.ACCEPTED, None),
+    NoticeType.REQUEST_REFUSED: (EventKind.REFUSED, Code.MALFORMED),
+    NoticeType.REQUEST_APPROVAL_NEEDED: (EventKind.APPROVAL_NEEDED, Code.APPROVAL_NEEDED),
+    NoticeType.REQUEST_APPROVED: (EventKind.APPROVED, None),
+    NoticeType.REQUEST_STOPPED: (EventKind.WAVES_STOPPED, Code.WAVE_FAILED),
+    NoticeType.MESSAGE_POISONED: (EventKind.POISONED, Code.POISONED),
+}
+
+
+def about_everything(kind: EventKind, minute: float = 0, by: str = "ops") -> Event:
+    return Event(kind=kind, at=at(minute), who=by, reason=Reason(Code.HALTED, f"By {by}: drill."), told=True)
+
+
 @pytest.mark.parametrize("kind", sorted(STORIES_TOLD))
 def test_each_thing_told_of_a_device_has_its_type_and_names_the_device(kind: NoticeType) -> None:
     told = notice(STORIES_TOLD[kind]().told[-1], "reset-results", {"serialNumber": "SN-0001", "name": "LAB3-01"})
@@ -58,23 +74,51 @@ def test_each_thing_told_of_a_device_has_its_type_and_names_the_device(kind: Not
     }
 
 
-@pytest.mark.parametrize(
-    ("event", "kind"),
-    [
-        (about_request(EventKind.ACCEPTED), NoticeType.REQUEST_ACCEPTED),
-        (about_request(EventKind.REFUSED, Code.MALFORMED), NoticeType.REQUEST_REFUSED),
-        (about_request(EventKind.POISONED, Code.POISONED), NoticeType.MESSAGE_POISONED),
-    ],
-)
-def test_each_thing_told_of_a_request_has_its_type_and_names_the_request(event: Event, kind: NoticeType) -> None:
-    told = notice(event, "reset-results-desk")
+@pytest.mark.parametrize("kind", sorted(REQUESTS_TOLD))
+def test_each_thing_told_of_a_request_has_its_type_and_names_the_request(kind: NoticeType) -> None:
+    told = notice(about_request(*REQUESTS_TOLD[kind]), "reset-results-desk")
     assert (told.type, told.subject, told.queue) == (kind, "REQ-1", "reset-results-desk")
     assert "device" not in told.data
 
 
+@pytest.mark.parametrize(
+    ("event", "kind"), [(EventKind.HALTED, NoticeType.HALTED), (EventKind.RESUMED, NoticeType.RESUMED)]
+)
+def test_what_concerns_every_request_is_told_of_turnaround_itself(event: EventKind, kind: NoticeType) -> None:
+    told = notice(about_everything(event), "reset-results")
+    assert (told.type, told.subject, told.data["requestId"]) == (kind, "turnaround", None)
+    assert "device" not in told.data
+
+
 def test_every_type_of_notice_can_be_told() -> None:
-    of_requests = {NoticeType.REQUEST_ACCEPTED, NoticeType.REQUEST_REFUSED, NoticeType.MESSAGE_POISONED}
-    assert set(STORIES_TOLD) | of_requests == set(NoticeType)
+    assert {*STORIES_TOLD, *REQUESTS_TOLD, NoticeType.HALTED, NoticeType.RESUMED} == set(NoticeType)
+
+
+@pytest.mark.parametrize("code", [Code.APPROVAL_NEEDED, Code.HOURLY_LIMIT, Code.FLEET_SHARE])
+def test_a_device_that_waits_is_told_as_held(code: Code) -> None:
+    told = notice(story().judged(hold=Reason(code)).told[-1], "reset-results")
+    assert (told.type, told.data["code"]) == (NoticeType.DEVICE_HELD, code)
+
+
+def test_a_device_that_waits_for_intunes_administrators_is_told_as_held_with_what_to_do() -> None:
+    told = notice(STORIES["awaiting admin approval"]().told[-1], "reset-results")
+    assert (told.type, told.data["state"]) == (NoticeType.DEVICE_HELD, State.AWAITING_ADMIN_APPROVAL)
+    assert "Multi Admin Approval" in str(told.data["remedy"])
+
+
+def test_what_happens_again_to_a_request_or_to_everything_is_told_again_and_its_repeats_are_known() -> None:
+    halts = [about_everything(EventKind.HALTED, minute, by) for minute in (0, 1) for by in ("ops", "eve")]
+    approvals = [replace(about_request(EventKind.APPROVED), at=at(minute)) for minute in (0, 1)]
+    ids = [notice_id(event) for event in (*halts, *approvals)]
+    assert len(set(ids)) == len(ids)
+    assert ids == [notice_id(event) for event in (*halts, *approvals)]
+
+
+def test_a_message_that_comes_again_with_the_same_faults_is_told_under_the_same_id() -> None:
+    for kind, code in ((EventKind.REFUSED, Code.MALFORMED), (EventKind.POISONED, Code.POISONED)):
+        event = about_request(kind, code)
+        assert notice_id(replace(event, at=at(60))) == notice_id(event)
+        assert notice_id(replace(event, reason=Reason(code, "another fault"))) != notice_id(event)
 
 
 def test_a_name_that_leads_to_no_device_is_told_by_that_name() -> None:

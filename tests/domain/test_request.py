@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from shared.domain.devices import DeviceReference, ReferenceKind
 from shared.domain.reasons import Code
 from shared.domain.request import MAX_DEVICES, MAX_MESSAGE_BYTES, RefusedMessage, ResetRequest, messages, parse
+from shared.domain.shown import is_seen
 
 Body = dict[str, object]
 PLAIN: Body = {"requester": "teacher@school.example", "reason": "INC-4711", "devices": [{"serialNumber": "SN-0001"}]}
@@ -83,6 +84,17 @@ def test_times_are_kept_in_utc_whatever_zone_they_were_written_in() -> None:
         ({"requester": ""}, "requester: "),
         ({"requester": "x" * 201}, "requester: "),
         ({"requester": None}, "requester: "),
+        ({"requester": "a\nb"}, "requester: \\n is a character that cannot be seen, or a line break"),
+        ({"requester": "\u202emoc.evil"}, "requester: \\u202e is a character that cannot be seen"),
+        ({"requester": "a\x1b[2J"}, "requester: \\x1b is a character that cannot be seen"),
+        ({"reason": "a\x00b"}, "reason: \\x00 is a control character"),
+        ({"reason": "a\x9bb"}, "reason: \\x9b is a control character"),
+        ({"devices": [{"name": "PC\u200b1"}]}, "devices.0.name: \\u200b is a character that cannot be seen"),
+        (
+            {"devices": [{"serialNumber": "SN\xa01"}]},
+            "devices.0.serialNumber: \\xa0 is a character",
+        ),
+        ({"\x1b[31m": 1}, "\\x1b[31m: Extra inputs"),
         ({"reason": "   "}, "reason: "),
         ({"reason": "x" * 501}, "reason: "),
         ({"devices": []}, "devices: "),
@@ -118,6 +130,26 @@ def test_a_bad_value_is_refused_with_field_and_fault(change: Body, problem: str)
     message = refused(PLAIN | change, limit=10**6)
     assert message.code is Code.MALFORMED
     assert any(found.startswith(problem) for found in message.problems), message.problems
+
+
+def test_a_reason_may_have_several_lines_and_marks_that_its_script_needs() -> None:
+    words = "INC-4711:\r\n\t\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645"
+    assert taken(PLAIN | {"reason": words}).reason == words
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        ('"reason": "a", "reason": "b"', "reason: is there twice"),
+        ('"devices": [{"name": "OTHER"}], "reason": "a"', "devices: is there twice"),
+        ('"part": {"number": 1, "number": 1, "of": 1}, "requestId": "R", "reason": "a"', "number: is there twice"),
+        ('"reason": {"x": 1, "x": 2, "n": ' + "9" * 4000 + '}, "reason": "a"', "x: is there twice"),
+    ],
+)
+def test_a_field_that_is_there_twice_is_refused_since_readers_disagree_about_which_counts(
+    body: str, problem: str
+) -> None:
+    assert refused('{"requester": "a", "devices": [{"name": "PC"}], ' + body + "}").problems == (problem,)
 
 
 @pytest.mark.parametrize("missing", ["requester", "reason", "devices"])
@@ -254,7 +286,7 @@ def test_a_request_of_5000_devices_travels_in_parts_that_fit_and_loses_none(name
 
 @settings(max_examples=60)
 @given(
-    st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30).filter(str.strip), min_size=1),
+    st.lists(st.text(st.characters().filter(is_seen), min_size=1, max_size=30).filter(str.strip), min_size=1),
     st.integers(500, 2000),
 )
 def test_whatever_the_devices_are_called_the_parts_fit_and_lose_none(names: list[str], limit: int) -> None:

@@ -47,6 +47,15 @@ def test_an_order_is_sent_from_cleared_alone() -> None:
     assert {before for before, after in TRANSITIONS if after is State.SENDING} == {State.CLEARED}
 
 
+def test_an_order_that_administrators_stopped_goes_on_only_by_another_turn_or_a_person() -> None:
+    assert successors(State.AWAITING_ADMIN_APPROVAL) & IN_FLIGHT == {State.CLEARED, State.ATTENTION}
+    assert {before for before, after in TRANSITIONS if after is State.AWAITING_ADMIN_APPROVAL} == {State.SENDING}
+
+
+def test_only_what_was_not_sent_can_be_refused() -> None:
+    assert {before for before, after in TRANSITIONS if after is State.REFUSED} == NOTHING_SENT
+
+
 def test_nothing_is_ready_that_was_never_sent() -> None:
     sent_by_us = reachable_from(State.RECEIVED, without=State.SENDING) - {State.ATTENTION}
     only_through_a_person = reachable_from(State.ATTENTION, without=State.SENDING)

@@ -26,7 +26,8 @@ def opened(cron: str, zone: ZoneInfo, now: datetime, open_for: timedelta = HOUR)
 
 @pytest.mark.parametrize("state", sorted(IN_FLIGHT))
 def test_every_state_in_flight_has_a_deadline_of_its_own(state: State) -> None:
-    assert deadline(state, NOON, POLICY) - NOON == getattr(POLICY, f"{state}_for")
+    name = "admin_approval" if state is State.AWAITING_ADMIN_APPROVAL else state
+    assert deadline(state, NOON, POLICY) - NOON == getattr(POLICY, f"{name}_for")
 
 
 @pytest.mark.parametrize("state", sorted(TERMINAL))
@@ -58,6 +59,23 @@ def test_a_device_is_woken_when_it_is_late_and_only_once() -> None:
     waiting = moved(STORIES["not checked in"]().reset, ready_by=at(5000))
     assert wake(waiting) == Wake(at(5000), WakeKind.SWEEP)
     assert wake(moved(waiting, late_told=True)) == Wake(waiting.deadline, WakeKind.SWEEP)
+
+
+@pytest.mark.parametrize("name", ["received", "held", "held for its wave", "cleared", "awaiting admin approval"])
+def test_what_was_not_sent_is_woken_when_its_request_is_too_old(name: str) -> None:
+    reset = moved(STORIES[name]().reset, expires_at=at(2))
+    assert wake(reset) == Wake(at(2), WakeKind.SWEEP)
+    assert wake(moved(reset, next_step=at(1))) == Wake(at(1), WakeKind.SWEEP)
+
+
+@pytest.mark.parametrize("name", ["sending", "triggered", "resetting", "settling", "forbidden"])
+def test_what_was_sent_or_needs_a_person_is_not_woken_because_its_request_is_too_old(name: str) -> None:
+    reset = STORIES[name]().reset
+    assert wake(moved(reset, expires_at=at(2))) == wake(reset)
+
+
+def test_a_device_that_waits_for_administrators_is_woken_to_ask_what_they_decided() -> None:
+    assert wake(STORIES["awaiting admin approval"]().reset) == Wake(at(10), WakeKind.SWEEP)
 
 
 @pytest.mark.parametrize("ready_by", [-60, 1, 7, 10_000_000])

@@ -27,7 +27,7 @@ from shared.domain.devices import (
     Sighting,
 )
 from shared.domain.ids import EntraDeviceId, ManagedDeviceId, RequestId, UserId
-from shared.domain.orders import Answer, AnswerKind, Order
+from shared.domain.orders import AdminDecision, Answer, AnswerKind, Order
 from shared.domain.policy import Policy
 from shared.domain.reset import Event, Reset
 from shared.domain.states import State
@@ -45,6 +45,21 @@ from shared.state.store import Store
 from shared.state.table import Change, Row, Table
 
 START = datetime(2026, 11, 21, 9, 0, tzinfo=UTC)
+
+
+def lenient(**changes: object) -> Policy:
+    """A policy whose guardrails let everything through, but for the changes: a test names those that it is about."""
+    open_ = {
+        "approval_above": 5_000,
+        "unapproved_per_day": 100_000,
+        "wave_above": 5_000,
+        "fleet_share_per_day": 1,
+        "resets_per_hour": 100_000,
+        "halt_failed_min": 0,
+        "halt_refused": 0,
+        "halt_burst_factor": 0,
+    }
+    return Policy.model_validate(open_ | changes)
 
 
 class Crash(BaseException):
@@ -101,16 +116,28 @@ class FaultyTable:
     commits: int = 0
     interruptions: list[Interruption] = field(default_factory=list)
     """Each happens once, at the first commit that it fits."""
+    calls: int = 0
+    at_call: dict[int, Callable[[], Awaitable[None]]] = field(default_factory=dict)
+    """What others do, or what befalls this process, just before the call of this number, reads too."""
 
     async def get(self, key: str) -> Row | None:
+        await self._call()
         return await self.table.get(key)
 
-    def scan(
+    async def scan(
         self, first: str, before: str, where: Mapping[str, str] | None = None, limit: int | None = None
     ) -> AsyncIterator[Row]:
-        return self.table.scan(first, before, where, limit)
+        await self._call()
+        async for row in self.table.scan(first, before, where, limit):
+            yield row
+
+    async def _call(self) -> None:
+        self.calls += 1
+        if (happens := self.at_call.pop(self.calls, None)) is not None:
+            await happens()
 
     async def commit(self, changes: Sequence[Change]) -> None:
+        await self._call()
         self.commits += 1
         fails = self.commits == self.fail_at
         due = [one for one in self.interruptions if any(change.key.startswith(one.prefix) for change in changes)]
@@ -155,7 +182,9 @@ class Device:
     facts: DeviceFacts
     actions: list[ActionResult] = field(default_factory=list)
     wipes: list[datetime] = field(default_factory=list)
-    """When an order to reset it arrived."""
+    """When an order to reset or wipe it arrived."""
+    full_wipes: int = 0
+    """How many of them were full wipes."""
     syncs: int = 0
 
     @property
@@ -181,6 +210,11 @@ class FakeIntune:
         self.unreadable: set[ManagedDeviceId] = set()
         """Devices that reads leave out."""
         self.audit_shows = True
+        self.groups: dict[ManagedDeviceId, set[str]] = defaultdict(set)
+        """The Entra groups that hold a device or its primary user."""
+        self.fleet = 100_000
+        self.decisions: dict[str, AdminDecision] = {}
+        """What Intune's administrators decided, by approval code."""
         self.calls: Counter[str] = Counter()
         self.batches: list[list[Order]] = []
         """The orders of each call of `reset`."""
@@ -197,7 +231,7 @@ class FakeIntune:
         await self._read("find")
         named = self._named()
         return {
-            reference: self.findings.get(reference) or Finding(tuple(map(self._facts, named.get(reference, ()))))
+            reference: self.findings.get(reference) or Finding(tuple(self._found(reference, named)))
             for reference in references
         }
 
@@ -219,6 +253,13 @@ class FakeIntune:
         await asyncio.sleep(0)
         return answers
 
+    async def wipe(self, orders: Sequence[Order]) -> Mapping[ManagedDeviceId, Answer]:
+        self.calls["wipe"] += 1
+        await asyncio.sleep(0)
+        answers = {order.device: self._order(order.device, full=True) for order in orders}
+        await asyncio.sleep(0)
+        return answers
+
     async def sync(self, orders: Sequence[Order]) -> Mapping[ManagedDeviceId, Answer]:
         self.calls["sync"] += 1
         await asyncio.sleep(0)
@@ -235,6 +276,24 @@ class FakeIntune:
     async def look(self, devices: Sequence[ManagedDeviceId]) -> Mapping[ManagedDeviceId, Sighting]:
         await self._read("look")
         return {device: self.sighting(device) for device in devices if device not in self.unreadable}
+
+    async def memberships(
+        self, devices: Sequence[DeviceFacts], groups: frozenset[str]
+    ) -> Mapping[ManagedDeviceId, frozenset[str]]:
+        await self._read("memberships")
+        return {
+            facts.managed.id: frozenset(self.groups[facts.managed.id] & groups)
+            for facts in devices
+            if facts.managed.id not in self.unreadable
+        }
+
+    async def fleet_size(self) -> int:
+        await self._read("fleet_size")
+        return self.fleet
+
+    async def admin_decisions(self, codes: Sequence[str]) -> Mapping[str, AdminDecision]:
+        await self._read("admin_decisions")
+        return {code: self.decisions.get(code, AdminDecision.UNKNOWN) for code in codes}
 
     async def audited_resets(
         self, devices: Sequence[ManagedDeviceId], since: datetime
@@ -296,12 +355,13 @@ class FakeIntune:
         if name in self.down:
             raise GraphError(f"Graph is down ({name})")
 
-    def _order(self, device: ManagedDeviceId) -> Answer:
+    def _order(self, device: ManagedDeviceId, *, full: bool = False) -> Answer:
         said = self.script[device].popleft() if self.script[device] else Answer(AnswerKind.ACCEPTED)
         arrived = said.kind is AnswerKind.ACCEPTED if isinstance(said, Answer) else said.arrived
         if arrived:
             now = self.clock()
             self.devices[device].wipes.append(now)
+            self.devices[device].full_wipes += full
             self.devices[device].actions.append(ActionResult("factoryReset", ActionState.PENDING, now, now))
             said = replace(said, server_time=now) if isinstance(said, Answer) else said
         if isinstance(said, Dies):
@@ -327,6 +387,13 @@ class FakeIntune:
     def _facts(self, device: Device) -> DeviceFacts:
         return replace(device.facts, read_at=self.clock())
 
+    def _found(self, reference: DeviceReference, named: Mapping[DeviceReference, list[Device]]) -> list[DeviceFacts]:
+        """The devices that a reference names; filters do not show what is pending."""
+        found = [self._facts(device) for device in named.get(reference, ())]
+        if reference.kind is ReferenceKind.INTUNE_ID:
+            return found
+        return [replace(facts, managed=replace(facts.managed, pending_actions=None)) for facts in found]
+
     def _check_ins(self) -> list[CheckIn]:
         records = [device.facts.managed for device in self.devices.values()]
         return [CheckIn(one.id, one.last_sync.replace(microsecond=0)) for one in records if one.last_sync is not None]
@@ -346,6 +413,12 @@ def device(number: int, **changes: Any) -> Device:  # Any: whatever columns Intu
         management_state="managed",
         primary_user=UserId("11111111-1111-4111-8111-111111111111"),
         model="Latitude",
+        manufacturer="Dell Inc.",
+        join_type="azureADJoined",
+        os_version="10.0.22631.4460",
+        sku_family="Enterprise",
+        management_agent="mdm",
+        pending_actions=(),
     )
     return Device(
         DeviceFacts(
@@ -399,7 +472,7 @@ class Rig:
         return Store(self.table)
 
     def with_policy(self, **changes: object) -> None:
-        self.parts = replace(self.parts, policy=Policy.model_validate(changes))
+        self.parts = replace(self.parts, policy=lenient(**changes))
 
     def other_instance(self) -> Parts:
         """The parts of another process of the same app, which has no faults."""
@@ -414,8 +487,19 @@ class Rig:
         """Let this happen while this process is at the next commit of a row whose key begins so."""
         self.faulty.interruptions.append(Interruption(prefix, happens, after))
 
+    def at_call(self, number: int, happens: Callable[[], Awaitable[None]]) -> None:
+        """Let this happen just before the n-th call from now, a read or a commit, that this process makes of the
+        table."""
+        self.faulty.at_call = {self.faulty.calls + number: happens}
+
+    @property
+    def still_to_happen(self) -> bool:
+        """Whether the process made fewer calls, or other ones, than something was to happen at."""
+        return bool(self.faulty.at_call or self.faulty.interruptions)
+
     def heal(self) -> None:
         self.faulty.fail_at = 0
+        self.faulty.at_call = {}
 
     async def deliver(self, parts: Parts | None = None) -> int:
         """Hand every message to its stage until the queues that trigger are empty; how many there were."""
@@ -444,6 +528,24 @@ class Rig:
     async def trigger(self, *numbers: int, **fields: Any) -> None:  # Any: fields of the request
         """A request comes in and its resets are sent."""
         await self.ask(*numbers, **fields)
+        await self.deliver()
+
+    async def turn_around(self, *numbers: int) -> None:
+        """The devices, whose resets were sent, take them and come back: 47 minutes in which only poll and sync run."""
+        self.clock.forward(minutes=3)
+        for number in numbers:
+            self.intune.take(device_id(number))
+        await poll(self.parts)
+        self.clock.forward(minutes=6)
+        await sync(self.parts)
+        self.clock.forward(minutes=34)
+        for number in numbers:
+            self.intune.come_back(device_id(number))
+        await poll(self.parts)
+        self.clock.forward(minutes=4)
+        for number in numbers:
+            self.intune.check_in(device_id(number))
+        await poll(self.parts)
         await self.deliver()
 
     async def reset(self, number: int) -> Reset:
@@ -492,7 +594,7 @@ def rig(*devices: Device) -> Rig:
         store=Store(faulty),
         queues=queues,
         intune=connect,
-        policy=Policy(audit_after=timedelta(minutes=5), sending_for=timedelta(minutes=15)),
+        policy=lenient(audit_after=timedelta(minutes=5), sending_for=timedelta(minutes=15)),
         clock=clock,
         new_id=lambda: f"33333333-3333-4333-8333-{next(ids):012}",
         sleep=clock.sleep,

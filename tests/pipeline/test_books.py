@@ -18,8 +18,7 @@ from shared.pipeline.retention import forget
 from shared.pipeline.status import history, request_status
 from shared.pipeline.sync import sync
 from shared.state import rows
-from shared.state.rows import RequestState
-from shared.state.store import DayCount
+from shared.state.rows import RequestState, SentRecord
 from tests.pipeline.fakes import Rig, asking, device, device_id, rig
 
 # --- poison
@@ -156,8 +155,10 @@ async def test_what_ended_long_ago_is_forgotten_and_nothing_younger() -> None:
     world.clock.forward(days=200)
     await world.ask(1, request="R2")
     await finish(world, 1)
+    world.intune.check_in(device_id(3))
     await world.ask(3, request="R3", notBefore=(world.clock.now + timedelta(days=300)).isoformat())
-    young = {key: row for key, row in world.table.contents().items() if "R2" in key or "R3" in key}
+    rows_ = world.table.contents().items()
+    young = {key: row for key, row in rows_ if ("R2" in key or "R3" in key) and not key.startswith("ended|")}
     recent = [event for event in await world.history(1) if event.request == "R2"]
     assert young
     assert recent
@@ -209,14 +210,15 @@ async def test_a_long_history_is_forgotten_though_it_does_not_fit_one_transactio
     assert [key for key in world.table.contents() if "R1" in key] == []
 
 
-async def test_commands_day_counts_and_opened_windows_are_forgotten_in_time_too() -> None:
+async def test_commands_opened_windows_and_what_is_only_counted_are_forgotten_in_time_too() -> None:
     world = rig()
     await forget(world.parts)
     await control(world.parts, json.dumps({"command": "halt", "by": "someone", "why": "drill"}))
     opened = Event(kind=EventKind.WINDOW_OPENED, at=world.clock(), who="windows")
-    day = rows.insert(rows.day_key(world.clock()), DayCount(3))
-    await world.store.commit([day, rows.insert(rows.window_key("lab", world.clock()), opened)])
-    old = {key for first in ("event|control|", "budget|day|", "window|") for key in world.table.keys(first)}
+    now = world.clock()
+    sent = rows.put(rows.sent_key(now, (device_id(1),)), SentRecord(now, (device_id(1),)))
+    await world.store.commit([sent, rows.insert(rows.window_key(RequestId("window:lab:x")), opened)])
+    old = {key for first in ("event|control|", "sent|", "window|") for key in world.table.keys(first)}
     assert len(old) == 3
     world.clock.forward(days=1)
     await forget(world.parts)

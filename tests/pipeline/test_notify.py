@@ -48,7 +48,7 @@ async def test_a_notice_about_a_device_says_which_why_and_what_to_do() -> None:
     assert called["data"]["message"]
 
 
-async def test_notices_hold_nothing_about_the_user_of_the_device() -> None:
+async def test_s12_notices_hold_nothing_about_the_user_of_the_device() -> None:
     world = await told_everything()
     user = world.intune.devices[device_id(1)].facts.managed.primary_user
     assert user

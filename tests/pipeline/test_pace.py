@@ -1,6 +1,6 @@
 """Calls to Graph are booked by all instances together, and a throttled one slows all of them down."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 
 import pytest
@@ -28,6 +28,27 @@ async def test_a_throttled_write_makes_every_instances_writes_wait_as_long_as_gr
     assert await waited(world, 1, Budget.WRITES) >= timedelta(seconds=89)
 
 
+@pytest.mark.parametrize("send", [Paced.reset, Paced.wipe], ids=["reset", "wipe"])
+async def test_a_throttled_reset_or_wipe_does_so_too(
+    send: Callable[[Paced, Sequence[Order]], Awaitable[Mapping[ManagedDeviceId, Answer]]],
+) -> None:
+    world = rig(device(1))
+    world.intune.script[device_id(1)].append(Answer(AnswerKind.THROTTLED, retry_after=timedelta(seconds=90)))
+    answers = await send(Paced(world.intune, world.parts), [Order(device_id(1), OrderId("order"))])
+    assert answers[device_id(1)].kind is AnswerKind.THROTTLED
+    assert await waited(world, 1, Budget.WRITES) >= timedelta(seconds=89)
+
+
+async def test_asking_for_decisions_of_administrators_books_reads_for_the_list_and_for_each_code() -> None:
+    asking, waiting = rig(), rig()
+    await Paced(asking.intune, asking.parts).admin_decisions([f"code-{n}" for n in range(20)])
+    await await_turn(waiting.parts, 21, Budget.READS)
+    ends = [await world.parts.store.pace(Budget.READS) for world in (asking, waiting)]
+    assert ends[0] is not None
+    assert ends[1] is not None
+    assert abs(ends[0].record.booked_until - ends[1].record.booked_until) < timedelta(milliseconds=1)
+
+
 async def test_a_throttled_read_makes_reads_wait_and_leaves_writes_alone() -> None:
     world = rig(device(1))
 
@@ -39,6 +60,32 @@ async def test_a_throttled_read_makes_reads_wait_and_leaves_writes_alone() -> No
         await Paced(Throttling(world.clock), world.parts).look([device_id(1)])
     assert await waited(world, 1, Budget.WRITES) < timedelta(seconds=1)
     assert await waited(world, 1, Budget.READS) >= RETRY_THROTTLED - timedelta(seconds=1)
+
+
+async def booked(world: Rig) -> timedelta:
+    """How far ahead reads are booked."""
+    pace = await world.store.pace(Budget.READS)
+    return timedelta() if pace is None else pace.record.booked_until - world.clock()
+
+
+async def test_questions_about_groups_are_booked_as_reads_and_none_where_nothing_is_asked() -> None:
+    world, other = rig(device(1), device(2)), rig()
+    facts = [one.facts for one in world.intune.devices.values()]
+    paced = Paced(world.intune, world.parts)
+    assert await paced.memberships(facts, frozenset()) == dict.fromkeys(world.intune.devices, frozenset())
+    assert await paced.memberships([], frozenset({"g"})) == {}
+    assert await booked(world) == timedelta()
+    await paced.memberships(facts, frozenset(f"g{n}" for n in range(21)))
+    # Each group is read; each device, and the one user of both, is asked about in two calls of at most 20 groups.
+    await await_turn(other.parts, 21 + (2 + 1) * 2, Budget.READS)
+    assert abs(await booked(world) - await booked(other)) < timedelta(milliseconds=1)
+
+
+async def test_the_fleets_size_is_booked_as_one_read() -> None:
+    world, other = rig(), rig()
+    assert await Paced(world.intune, world.parts).fleet_size() == world.intune.fleet
+    await await_turn(other.parts, 1, Budget.READS)
+    assert abs(await booked(world) - await booked(other)) < timedelta(milliseconds=1)
 
 
 async def test_slowing_down_never_shortens_a_wait_that_is_longer() -> None:

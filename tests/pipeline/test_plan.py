@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.domain.devices import AutopilotIdentity, DeviceFacts, DeviceReference, Finding, ReferenceKind
-from shared.domain.guardrails import Budget, Halt, tomorrow
+from shared.domain.guardrails import Budget, Halt, Orders, tomorrow
 from shared.domain.policy import Policy
 from shared.domain.reasons import Code
 from shared.domain.request import ResetRequest
@@ -20,7 +20,7 @@ from shared.messages.queues import DISPATCH, NOTICES, REQUESTS, RESULTS
 from shared.pipeline.control import control
 from shared.pipeline.pace import slow_down
 from shared.pipeline.plan import ABSENCE, Plan, Situation, Verdict, plan, situation
-from tests.pipeline.fakes import START, Device, Rig, asking, device, device_id, rig
+from tests.pipeline.fakes import START, Device, Rig, asking, device, device_id, lenient, rig
 
 HALT = Halt("a.admin@contoso.example", "a burst", START)
 
@@ -34,7 +34,7 @@ async def planned(world: Rig, request: ResetRequest, messages: list[str] | None 
     world.fail(1, took_effect=False)
     now = world.clock()
     texts = messages or [request.model_dump_json(by_alias=True, exclude_none=True)]
-    met = await situation(world.parts.store, request, texts, now)
+    met = await situation(world.parts.store, request, texts, now, world.parts.policy)
     findings = await world.intune.find(request.references())
     made = plan(request, findings, met, world.parts.policy, now)
     assert world.faulty.commits == 0, "a plan commits nothing"
@@ -43,7 +43,7 @@ async def planned(world: Rig, request: ResetRequest, messages: list[str] | None 
 
 
 def offline(request: ResetRequest, findings: dict[DeviceReference, Finding], policy: Policy | None = None) -> Plan:
-    return plan(request, findings, Situation(), policy or Policy(), START, offline=True)
+    return plan(request, findings, Situation(), policy or lenient(), START, offline=True)
 
 
 def found(*devices: Device) -> dict[DeviceReference, Finding]:
@@ -56,7 +56,7 @@ def found(*devices: Device) -> dict[DeviceReference, Finding]:
 # --- it changes nothing
 
 
-async def test_a_plan_writes_nothing_orders_nothing_and_puts_nothing_on_a_queue() -> None:
+async def test_s8_a_plan_writes_nothing_orders_nothing_and_puts_nothing_on_a_queue() -> None:
     world = rig(device(1), device(2, operating_system="iOS"), device(3))
     await world.trigger(3, request="R0")
     queues = (REQUESTS, DISPATCH, NOTICES, RESULTS)
@@ -71,7 +71,7 @@ async def test_a_plan_writes_nothing_orders_nothing_and_puts_nothing_on_a_queue(
 # --- it says what would happen
 
 
-async def test_what_is_planned_is_what_intake_then_does() -> None:
+async def test_s8_what_is_planned_is_what_intake_then_does() -> None:
     world = rig(device(1), device(2, operating_system="iOS"), device(3), device(4, management_state="wipePending"))
     world.intune.devices[device_id(1)].facts = replace(world.intune.devices[device_id(1)].facts, autopilot=None)
     await world.trigger(3, request="R0")
@@ -96,7 +96,7 @@ async def test_a_device_that_may_be_reset_goes_at_once_and_says_when_it_would_be
     assert "PT45M (usual_reset_duration)" in made.estimate
 
 
-async def test_a_refusal_has_code_sentence_and_remedy() -> None:
+async def test_s8_a_refusal_has_code_sentence_and_remedy() -> None:
     made = await planned(rig(device(1, operating_system="iOS")), asked(1))
     (one,) = made.devices
     assert one.verdict is Verdict.REFUSED
@@ -157,7 +157,7 @@ async def test_under_a_halt_a_device_waits_and_no_time_is_foretold() -> None:
 async def test_under_a_halt_no_time_is_foretold_for_a_later_start_either() -> None:
     later = START + timedelta(days=3)
     request = asked(1, notBefore=later.isoformat())
-    (one,) = plan(request, found(device(1)), Situation(halt=HALT), Policy(), START).devices
+    (one,) = plan(request, found(device(1)), Situation(halt=HALT), lenient(), START).devices
     assert (one.verdict, one.wait_until, one.order_at) == (Verdict.WAIT, later, None)
 
 
@@ -165,10 +165,10 @@ async def test_the_halt_and_what_is_booked_are_read_from_the_table() -> None:
     world = rig(device(1))
     await control(world.parts, json.dumps({"command": "halt", "by": HALT.by, "why": HALT.why}))
     await slow_down(world.parts, timedelta(minutes=3), Budget.WRITES)
-    met = await situation(world.store, asked(1), [asking(1)], world.clock())
+    met = await situation(world.store, asked(1), [asking(1)], world.clock(), world.parts.policy)
     assert met.halt is not None
     assert (met.halt.by, met.halt.why) == (HALT.by, HALT.why)
-    made = plan(asked(1), found(device(1)), replace(met, halt=None), Policy(), START)
+    made = plan(asked(1), found(device(1)), replace(met, halt=None), lenient(), START)
     (one,) = made.devices
     assert one.order_at is not None
     assert one.order_at >= START + timedelta(minutes=3)
@@ -200,7 +200,7 @@ async def test_what_does_not_fit_into_the_day_goes_on_the_next_days() -> None:
     assert made.totals.all_ready_likely == made.devices[-1].ready_likely
 
 
-async def test_a_plan_for_a_full_day_is_what_dispatch_then_does() -> None:
+async def test_s8_a_plan_for_a_full_day_is_what_dispatch_then_does() -> None:
     world = rig(*map(device, range(1, 6)))
     world.with_policy(resets_per_day=2)
     made = await planned(world, asked(1, 2, 3, 4, 5))
@@ -220,7 +220,7 @@ async def test_devices_of_other_requests_that_still_wait_take_their_share_of_the
 
 def test_orders_keep_to_the_pace_of_writes_behind_what_is_booked() -> None:
     devices = [device(number) for number in range(1, 61)]
-    policy, booked = Policy(writes_per_window=40), START + timedelta(minutes=5)
+    policy, booked = lenient(writes_per_window=40), START + timedelta(minutes=5)
     made = plan(asked(*range(1, 61)), found(*devices), Situation(booked_until=booked), policy, START)
     starts = sorted({one.order_at for one in made.devices if one.order_at})
     # 40 a window less a burst of 20: one batch of 20 every 20 seconds, the first one when the booking ends.
@@ -236,7 +236,7 @@ def test_a_device_that_would_likely_not_be_ready_in_time_is_late(minutes: int, v
 
 def test_a_device_whose_turn_comes_after_it_is_needed_would_need_a_person() -> None:
     request = asked(1, 2, readyBy=(START + timedelta(hours=10)).isoformat())
-    made = offline(request, found(device(1), device(2)), Policy(resets_per_day=1))
+    made = offline(request, found(device(1), device(2)), lenient(resets_per_day=1))
     first, second = made.devices
     assert first.verdict is Verdict.RESET
     assert (second.verdict, second.order_at, second.late) == (Verdict.ATTENTION, None, True)
@@ -255,8 +255,10 @@ def test_no_plan_passes_the_limit_of_a_day_and_every_device_has_its_turn(
     count: int, a_day: int, today: int, writes: int
 ) -> None:
     devices = [device(number) for number in range(1, count + 1)]
-    policy = Policy(resets_per_day=a_day, writes_per_window=writes)
-    made = plan(asked(*range(1, count + 1)), found(*devices), Situation(orders_today=today), policy, START)
+    policy = lenient(resets_per_day=a_day, writes_per_window=writes)
+    made = plan(
+        asked(*range(1, count + 1)), found(*devices), Situation(orders=Orders().plus(today, START)), policy, START
+    )
     days = made.totals.orders_by_day
     assert sum(days.values()) == count
     assert all(number <= a_day for number in days.values())
@@ -293,7 +295,7 @@ def test_a_refusal_for_what_an_export_does_not_show_says_that_this_proves_nothin
     (one,) = offline(asked(1), {reference: finding}).devices
     assert one.why is not None
     assert (one.why.code, ABSENCE in one.why.sentence) == (code, True)
-    (online,) = plan(asked(1), {reference: finding}, Situation(), Policy(), START).devices
+    (online,) = plan(asked(1), {reference: finding}, Situation(), lenient(), START).devices
     assert online.why is not None
     assert ABSENCE not in online.why.sentence
 

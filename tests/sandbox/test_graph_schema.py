@@ -20,7 +20,20 @@ from sandbox.tenant.har import HarFile
 from sandbox.tenant.quirks import ACTION_NAMES
 from sandbox.tenant.server import build_app
 from shared.domain.devices import ActionState
-from tests.sandbox.test_tenant_graph import AUTOPILOT, DEVICES, JSON, RESET, Client, client, error, ident, items
+from tests.sandbox.test_tenant_graph import (
+    AUTOPILOT,
+    BOARD,
+    DEVICES,
+    JSON,
+    RESET,
+    USER,
+    Client,
+    client,
+    entra_id,
+    error,
+    ident,
+    items,
+)
 
 VERSIONS: tuple[Version, ...] = ("v1.0", "beta")
 PATHS = [(version, path, type_) for version in VERSIONS for path, type_ in Schema.kept(version).paths.items()]
@@ -30,8 +43,12 @@ ALL_ROLES = (
     "DeviceManagementManagedDevices.PrivilegedOperations.All",
     "DeviceManagementServiceConfig.Read.All",
     "Device.Read.All",
+    "GroupMember.Read.All",
+    "User.ReadBasic.All",
 )
-MANAGED = Schema.kept("v1.0").types["managedDevice"]
+SCHEMA = Schema.kept("v1.0")
+MANAGED = SCHEMA.types["managedDevice"]
+ASKED = {"groupIds": [BOARD]}
 
 # The extracts.
 
@@ -101,14 +118,21 @@ SMALL = """<?xml version="1.0" encoding="utf-8"?>
   </EntityType>
   <ComplexType Name="part"><Property Name="at" Type="Edm.DateTimeOffset" Nullable="false" /></ComplexType>
   <EntityType Name="windowsAutopilotDeviceIdentity" BaseType="graph.entity" />
-  <EntityType Name="device" BaseType="graph.entity"><Annotation Term="Org.OData.Core.V1.AlternateKeys"><Collection>
+  <EntityType Name="managedDeviceOverview" BaseType="graph.entity" />
+  <EntityType Name="directoryObject" BaseType="graph.entity" />
+  <EntityType Name="group" BaseType="graph.directoryObject">
+    <Property Name="displayName" Type="Edm.String" /><Property Name="visibility" Type="Edm.String" />
+  </EntityType>
+  <EntityType Name="device" BaseType="graph.directoryObject">
+    <Annotation Term="Org.OData.Core.V1.AlternateKeys"><Collection>
     <Record><PropertyValue Property="Alias" String="deviceId" /></Record></Collection></Annotation></EntityType>
-  <EntityType Name="user" BaseType="graph.entity">
+  <EntityType Name="user" BaseType="graph.directoryObject">
     <Property Name="displayName" Type="Edm.String" /><Property Name="mail" Type="Edm.String" />
     <Property Name="userPrincipalName" Type="Edm.String" /><Property Name="city" Type="Edm.String" />
   </EntityType>
   <EntityType Name="deviceManagement">
     <NavigationProperty Name="managedDevices" Type="Collection(graph.managedDevice)" />
+    <NavigationProperty Name="managedDeviceOverview" Type="graph.managedDeviceOverview" />
     <NavigationProperty Name="windowsAutopilotDeviceIdentities"
       Type="Collection(graph.windowsAutopilotDeviceIdentity)" />
   </EntityType>
@@ -116,8 +140,13 @@ SMALL = """<?xml version="1.0" encoding="utf-8"?>
   <Action Name="wipe" IsBound="true"><Parameter Name="b" Type="graph.managedDevice" />
     <Parameter Name="keepUserData" Type="Edm.Boolean" /></Action>
   <Action Name="syncDevice" IsBound="true"><Parameter Name="b" Type="graph.managedDevice" /></Action>
+  <Action Name="checkMemberGroups" IsBound="true"><Parameter Name="b" Type="graph.directoryObject" />
+    <Parameter Name="groupIds" Type="Collection(Edm.String)" Nullable="false" />
+    <ReturnType Type="Collection(Edm.String)" Nullable="false" /></Action>
   <EntityContainer Name="GraphService">
     <EntitySet Name="devices" EntityType="microsoft.graph.device" />
+    <EntitySet Name="users" EntityType="microsoft.graph.user" />
+    <EntitySet Name="groups" EntityType="microsoft.graph.group" />
     <Singleton Name="deviceManagement" Type="microsoft.graph.deviceManagement" />
   </EntityContainer>
 </Schema>
@@ -141,6 +170,13 @@ def test_the_script_keeps_what_is_used_with_all_that_it_refers_to() -> None:
     assert found.types["device"].keys == ("deviceId",)
     assert found.types["part"].properties == {"at": Property(type="DateTimeOffset", nullable=False)}
     assert found.enums == {"state": ("on", "off")}
+    for member in ("device", "user", "group"):
+        assert found.types[member].actions["checkMemberGroups"] == {
+            "groupIds": Property(type="Collection(String)", nullable=False)
+        }
+        assert found.types[member].returns == {"checkMemberGroups": "Collection(String)"}
+    assert (device.returns, found.entities) == ({}, {"users": "user", "groups": "group"})
+    assert found.singletons == {"deviceManagement/managedDeviceOverview": "managedDeviceOverview"}
     assert "city" not in found.types["user"].properties
     assert Schema.model_validate_json(found.text()) == found
 
@@ -154,6 +190,9 @@ def test_the_script_keeps_what_is_used_with_all_that_it_refers_to() -> None:
         ('Property Name="mail"', "mail"),
         ('NavigationProperty Name="managedDevices"', "deviceManagement/managedDevices"),
         ('EntitySet Name="devices"', "devices"),
+        ('EntitySet Name="groups"', "groups"),
+        ('NavigationProperty Name="managedDeviceOverview"', "deviceManagement/managedDeviceOverview"),
+        ('Action Name="checkMemberGroups"', "checkMemberGroups"),
         ('Action Name="syncDevice"', "syncDevice"),
         ('Schema Namespace="microsoft.graph"', "microsoft.graph"),
         ("</edmx:Edmx>", "XML"),
@@ -293,6 +332,10 @@ def test_every_answer_is_as_published(quirks: dict[str, object], tmp_path: Path)
                         assert record(c, har, "GET", f"/{version}/{path}/{one['id']}").status == 200
                 record(c, har, "GET", f"/{version}/{path}?$select=id&$top=2&$count=true")
                 record(c, har, "GET", f"/{version}/deviceManagement/managedDevices/{device}/users")
+            for path in (*SCHEMA.singletons, *(f"{path}?$select=id" for path in SCHEMA.singletons), f"groups/{BOARD}"):
+                assert record(c, har, "GET", f"/v1.0/{path}").status == 200
+            for holder in (f"devices(deviceId='{entra_id(c.device('SN002'))}')", f"users/{USER}"):
+                assert record(c, har, "POST", f"/v1.0/{holder}/checkMemberGroups", ASKED).status == 200
             record(c, har, "GET", f"{DEVICES}/{gone}?$select=id,serialNumber,lastSyncDateTime")
             record(c, har, "POST", f"{DEVICES}/{device}/wipe", RESET, why)
             record(c, har, "POST", f"{DEVICES}/{gone}/wipe", dict.fromkeys(RESET, False))
@@ -451,10 +494,14 @@ def test_a_method_that_the_path_does_not_take_is_refused(method: str) -> None:
         ("GET", f"{AUTOPILOT}/{NOBODY}", "ResourceNotFound"),
         ("GET", f"/v1.0/devices/{NOBODY}", "Request_ResourceNotFound"),
         ("GET", f"/v1.0/devices(deviceId='{NOBODY}')", "Request_ResourceNotFound"),
+        ("GET", f"/v1.0/groups/{NOBODY}", "Request_ResourceNotFound"),
+        ("POST", f"/v1.0/devices/{NOBODY}/checkMemberGroups", "Request_ResourceNotFound"),
+        ("POST", f"/v1.0/devices(deviceId='{NOBODY}')/checkMemberGroups", "Request_ResourceNotFound"),
+        ("POST", f"/v1.0/users/{NOBODY}/checkMemberGroups", "Request_ResourceNotFound"),
     ],
 )
 def test_an_unknown_id_is_not_found_alone_and_in_a_batch(method: str, path: str, code: str) -> None:
-    c, body = client(), RESET if path.endswith("/wipe") else None
+    c, body = client(), RESET if path.endswith("/wipe") else ASKED if path.endswith("Groups") else None
     refused(c.call(method, path, body), 404, code)
     item: dict[str, object] = {"method": method, "url": path.removeprefix("/v1.0")}
     if body:
@@ -514,7 +561,7 @@ def test_a_malformed_batch_is_refused_whole_and_none_of_it_takes_effect() -> Non
 @pytest.mark.parametrize("missing", ALL_ROLES)
 def test_without_its_permission_a_call_is_forbidden_alone_and_in_a_batch(missing: str) -> None:
     c = client(tuple(role for role in ALL_ROLES if role != missing), forbidden_shape="403")
-    device = ident(c.device())
+    device, entra = ident(c.device()), entra_id(c.device())
     needs = {
         ("GET", "/deviceManagement/managedDevices"): ALL_ROLES[0],
         ("GET", f"/deviceManagement/managedDevices/{device}"): ALL_ROLES[0],
@@ -523,18 +570,22 @@ def test_without_its_permission_a_call_is_forbidden_alone_and_in_a_batch(missing
         ("POST", f"/deviceManagement/managedDevices/{device}/syncDevice"): ALL_ROLES[1],
         ("GET", "/deviceManagement/windowsAutopilotDeviceIdentities"): ALL_ROLES[2],
         ("GET", "/devices"): ALL_ROLES[3],
+        ("GET", "/deviceManagement/managedDeviceOverview"): ALL_ROLES[0],
+        ("GET", f"/groups/{BOARD}"): ALL_ROLES[4],
+        ("POST", f"/devices(deviceId='{entra}')/checkMemberGroups"): ALL_ROLES[3],
+        ("POST", f"/users/{USER}/checkMemberGroups"): ALL_ROLES[5],
     }
     for (method, path), role in needs.items():
-        body = RESET if path.endswith("/wipe") else None
+        body = RESET if path.endswith("/wipe") else ASKED if path.endswith("Groups") else None
         answer = c.call(method, f"/v1.0{path}", body)
         item = {"method": method, "url": path} | (
             {"body": body, "headers": {"Content-Type": "application/json"}} if body else {}
         )
         (batched,) = json.loads(c.call("POST", "/v1.0/$batch", items(item)).encoded())["responses"]
         assert batched["status"] == answer.status
-        if role != missing:
+        if role != missing and not (path.endswith("Groups") and missing == ALL_ROLES[4]):
             assert answer.status < 300
-        elif path == "/devices":
+        elif not path.startswith("/deviceManagement"):
             refused(answer, 403, "Authorization_RequestDenied", "Insufficient privileges")
         else:
             refused(answer, 403, "Forbidden", role)

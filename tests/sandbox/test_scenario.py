@@ -2,9 +2,11 @@
 
 import base64
 import json
+import random
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import BaseModel, TypeAdapter
@@ -20,9 +22,10 @@ from sandbox.scenario import (
     Scenario,
     ScenarioError,
 )
-from sandbox.tenant.devices import Behaviour
+from sandbox.tenant.devices import Behaviour, Device, User
 from sandbox.tenant.pace import paced
 from sandbox.tenant.quirks import Quirks
+from sandbox.tenant.records import action_results
 
 ROOT = Path(__file__).parents[2]
 MAIN = ROOT / "examples" / "scenarios" / "main.toml"
@@ -56,8 +59,13 @@ def fault(folder: Path, text: str) -> str:
         ('[[devices]]\ncount = 2\nrecords = "x"', r"#1: .*made-up devices only"),
         ('[[devices]]\nrecords = "x"\n[devices.device]\nid = "1"', r"#1: .*not both"),
         ('[[devices]]\n[devices.managed_device]\ndeviceName = "x"', r"#1: managed_device: 'id'"),
+        ("[[groups]]", r"\[\[groups\]\] #1: name: "),
+        ('[[groups]]\nname = "G"\nid = "x"', r"\[\[groups\]\] #1: id: "),
+        ('[[devices]]\npending_actions = [{ name = "x", state = "done" }]', r"#1: pending_actions.0.state: "),
         ("[tenant.quirks]\nnosuch = true", r"\[tenant\]: quirks.nosuch: unknown key"),
         ("[tenant.quirks]\np503 = 3", r"\[tenant\]: quirks.p503: "),
+        ("[[devices]]\nquirks = { nosuch = 1 }", r"\[\[devices\]\] #1: quirks.nosuch: unknown key"),
+        ("[[devices]]\nquirks = { clock_offset = 'PT1M' }", r"#1: quirks.clock_offset: unknown key"),
         ("[nosuch]\nx = 1", r"\[nosuch\]: unknown key"),
         ("[policy]\nx = [1]", r"\[policy\]: x"),
         ("[[requests]]\nat = 'PT1M'", r"\[\[requests\]\] #1: give exactly one of file, body and raw"),
@@ -117,6 +125,15 @@ def test_durations_are_divided_by_the_speed_in_one_step(tmp_path: Path) -> None:
     assert load(tmp_path, text, speed=60).fleet(1, START).devices[0].due() == START + timedelta(seconds=2)
 
 
+def test_a_devices_own_quirks_come_before_the_tenants_and_run_at_the_scenarios_speed(tmp_path: Path) -> None:
+    text = '[scenario]\nname = "x"\nspeed = 60\n[tenant.quirks]\nstale_reads = "PT3M"\naction_done_at = "end"\n'
+    text += '[[devices]]\n[[devices]]\nquirks = { stale_reads = "PT2M", action_results = "always_empty" }'
+    fleet = load(tmp_path, text).fleet(1, START)
+    plain, odd = [fleet.quirks_of(device) for device in fleet.devices]
+    assert plain == fleet.quirks
+    assert odd == plain.model_copy(update={"stale_reads": timedelta(seconds=2), "action_results": "always_empty"})
+
+
 def test_pace_can_be_turned_back() -> None:
     behaviour = Behaviour(online_hours=(timedelta(hours=8), timedelta(hours=17)))
     assert paced(paced(behaviour, 8), 1 / 8) == behaviour
@@ -130,6 +147,93 @@ def test_records_can_be_missing_one_by_one(tmp_path: Path) -> None:
     assert shelf.records.autopilot_identity is not None
     assert bare.records.managed_device is not None
     assert bare.records.autopilot_identity is None
+
+
+def test_intune_and_entra_show_of_a_device_what_the_scenario_says(tmp_path: Path) -> None:
+    text = """
+    [[devices]]
+    model = "Virtual Machine"
+    manufacturer = "Microsoft Corporation"
+    os = "Windows Holographic"
+    os_version = "6.1.7601.24544"
+    sku_family = "Server"
+    management_agent = "configurationManagerClientMdm"
+    join = "hybrid"
+    join_type = "unknown"
+    pending_actions = [{ name = "retire", age = "P40D" }, { name = "quickScan", state = "active" }]
+    [[devices]]
+    serial = "PLAIN"
+    """
+    plan = load(tmp_path, text, speed=2)
+    odd, plain = plan.fleet(1, START).devices
+    managed, entra, identity = (odd.records.managed_device, odd.records.entra_device, odd.records.autopilot_identity)
+    assert managed is not None
+    assert entra is not None
+    assert identity is not None
+    for record in (managed, entra, identity):
+        assert (record["model"], record["manufacturer"]) == ("Virtual Machine", "Microsoft Corporation")
+    assert (managed["operatingSystem"], managed["osVersion"]) == ("Windows Holographic", "6.1.7601.24544")
+    assert (entra["operatingSystem"], entra["operatingSystemVersion"]) == ("Windows Holographic", "6.1.7601.24544")
+    assert managed["managementAgent"] == "configurationManagerClientMdm"
+    assert (odd.records.managed_device_beta["joinType"], entra["trustType"]) == ("unknown", "ServerAd")
+    assert odd.records.managed_device_beta["skuFamily"] == "Server"
+    assert unsettled(odd) == [
+        ("retire", "pending", "2026-02-10T09:00:00.0000000Z"),
+        ("quickScan", "active", "2026-03-02T08:30:00.0000000Z"),
+    ]
+    assert unsettled(plain) == []
+    assert plain.records.managed_device_beta["joinType"] == "azureADJoined"
+
+
+def unsettled(device: Device) -> list[tuple[str, str, str]]:
+    """What reads show of its actions that are not over, whatever else is left out."""
+    assert device.intune is not None
+    shown: Any = action_results(device, device.intune, Quirks(old_action_results=False))
+    return [(one["actionName"], one["actionState"], one["startDateTime"]) for one in shown]
+
+
+def test_groups_hold_those_whom_the_scenario_names(tmp_path: Path) -> None:
+    text = """
+    [tenant]
+    deleted_users = ["Gone@contoso.example"]
+    [[devices]]
+    count = 3
+    serial = "S{n}"
+    [[devices]]
+    [devices.managed_device]
+    id = "AAAAAAAA-0000-4000-8000-000000000001"
+    userId = "CCCCCCCC-0000-4000-8000-000000000001"
+    userPrincipalName = "real@contoso.example"
+    lastSyncDateTime = "2026-03-01T10:00:00Z"
+    enrolledDateTime = "2024-01-01T00:00:00Z"
+    [[groups]]
+    name = "all"
+    members = ["device:S*", "user:REAL@contoso.example", "user:gone@contoso.example", "user:new@contoso.example"]
+    [[groups]]
+    name = "outer"
+    id = "99999999-0000-4000-8000-000000000001"
+    hidden = true
+    members = ["group:all", "group:outer"]
+    """
+    plan = load(tmp_path, text)
+    fleet = plan.fleet(1, START)
+    groups = plan.directory(fleet)
+    inner, outer = groups.groups.values()
+    assert (outer.id, outer.hidden, inner.hidden) == ("99999999-0000-4000-8000-000000000001", True, False)
+    assert plan.directory(fleet).groups.keys() == groups.groups.keys(), "made-up ids are the same in every run"
+    real, new = "cccccccc-0000-4000-8000-000000000001", User.named("new@contoso.example").id
+    entra = [str(one.records.entra_device["id"]) for one in fleet.devices if one.records.entra_device]
+    assert len(entra) == 3
+    for member in (*entra, real, new):
+        assert groups.holding(member, START, timedelta(), random.Random(1)) == {inner.id, outer.id}
+    assert [groups.knows(user) for user in (real, new, User.named("gone@contoso.example").id)] == [True, True, False]
+
+
+@pytest.mark.parametrize("member", ["device:NOSUCH", "group:NOSUCH", "user:", "S1", ""])
+def test_a_member_that_there_is_not_is_named(tmp_path: Path, member: str) -> None:
+    plan = load(tmp_path, f"[[devices]]\n[[groups]]\nname = 'G'\nmembers = ['{member}']")
+    with pytest.raises(ScenarioError, match=r"\[\[groups\]\] #1: members: "):
+        plan.directory(plan.fleet(1, START))
 
 
 def test_leftover_records_share_serial_number_and_are_never_heard_of(tmp_path: Path) -> None:

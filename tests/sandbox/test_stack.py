@@ -30,6 +30,7 @@ def test_the_apps_policy_runs_at_the_scenarios_speed(tmp_path: Path, monkeypatch
     for name, value in values.items():
         monkeypatch.setenv(name, value)
     policy = Settings().policy
+    assert Settings().policy_file is None, "what the organisation's own policy says is no part of a scenario"
     assert policy.sync_grace == timedelta(seconds=2)
     assert policy.min_reset_duration == Policy().min_reset_duration / 60
     assert (policy.sync_attempts, policy.resets_per_day) == (2, Policy().resets_per_day)

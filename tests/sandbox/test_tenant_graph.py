@@ -3,20 +3,26 @@
 import base64
 import json
 import random
+import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
 from sandbox.scenario import Scenario
+from sandbox.tenant.approvals import Decision
 from sandbox.tenant.calls import Answer, Call, Fault
-from sandbox.tenant.devices import Device
-from sandbox.tenant.graph import ACT, READ_DEVICES, Tenant
+from sandbox.tenant.devices import Device, User
+from sandbox.tenant.graph import ACT, READ_APPROVALS, READ_DEVICES, Tenant
+from sandbox.tenant.pace import paced
+from sandbox.tenant.quirks import Quirks
 
 START = datetime(2026, 3, 2, 9, 0, 0, 123456, tzinfo=UTC)
 DEVICES = "/v1.0/deviceManagement/managedDevices"
+BETA = "/beta/deviceManagement/managedDevices"
 AUTOPILOT = "/v1.0/deviceManagement/windowsAutopilotDeviceIdentities"
 AUDITS = "/beta/deviceManagement/remoteActionAudits"
 RESET = {"keepEnrollmentData": True, "keepUserData": False}
@@ -27,16 +33,27 @@ GROUPS: list[dict[str, object]] = [
     {"name": "SHELF-01", "serial": "SHELF1", "enrolled": False},
     {"name": "EMPTY-01", "serial": "EMPTY1", "primary_user": "", "autopilot": False},
 ]
+BOARD, STAFF, SECRET = (f"00000000-0000-4000-9000-00000000000{n}" for n in (1, 2, 3))
+ENTRA_GROUPS: list[dict[str, object]] = [
+    {"name": "Board", "id": BOARD, "members": ["device:SN001", "user:student2@contoso.example"]},
+    {"name": "Staff", "id": STAFF, "members": ["group:Board", "device:HYB*"]},
+    {"name": "Secret", "id": SECRET, "members": ["device:SN001"], "hidden": True},
+]
+USER = User.named("student2@contoso.example").id
 
 
 class Client:
     """A caller with a token, at a time that the test moves."""
 
     def __init__(self, quirks: dict[str, object], roles: tuple[str, ...] | None) -> None:
-        tenant: dict[str, object] = {"quirks": quirks} | ({"roles": roles} if roles is not None else {})
-        table = {"scenario": {"name": "test"}, "tenant": tenant, "devices": GROUPS}
+        tenant: dict[str, object] = {"quirks": quirks, "deleted_users": ["student3@contoso.example"]}
+        tenant |= {"roles": roles} if roles is not None else {}
+        table = {"scenario": {"name": "test"}, "tenant": tenant, "devices": GROUPS, "groups": ENTRA_GROUPS}
         scenario = Scenario.model_validate(table)
-        self.tenant = Tenant(scenario.fleet(1, START), random.Random(1), roles=scenario.tenant.roles, token="t")
+        fleet = scenario.fleet(1, START)
+        self.tenant = Tenant(
+            fleet, random.Random(1), roles=scenario.tenant.roles, token="t", groups=scenario.directory(fleet)
+        )
         self.now = START
 
     def call(
@@ -85,6 +102,11 @@ def client(roles: tuple[str, ...] | None = None, /, **quirks: object) -> Client:
 def ident(device: Device) -> str:
     assert device.intune is not None
     return device.intune.id
+
+
+def entra_id(device: Device) -> str:
+    assert device.records.entra_device is not None
+    return str(device.records.entra_device["deviceId"])
 
 
 def error(answer: Answer) -> dict[str, object]:
@@ -282,33 +304,211 @@ def test_a_wipe_over_the_daily_limit_is_refused_with_or_without_saying_so(shape:
     assert c.device().wipes_received == []
 
 
+WHY = {"x-msft-approval-justification": "cmV0dXJu"}
+CODE = "x-msft-approval-code"
+APPROVALS = "/beta/deviceManagement/operationApprovalRequests"
+FULL_WIPE = {"keepEnrollmentData": False, "keepUserData": False}
+
+
+def asked(c: Client, body: object = RESET) -> dict[str, str]:
+    """File a wipe of SN001 for approval; the header that completes it once it is approved."""
+    return {CODE: c.wipe(c.device(), body, **WHY).headers[CODE]}
+
+
+def statuses(c: Client) -> list[object]:
+    """What reads show of all requests, the oldest first."""
+    return [found["status"] for found in c.value(APPROVALS)]
+
+
+def decide(c: Client, decision: Decision, code: str | None = None) -> int:
+    return c.tenant.approvals.decide(code, decision, c.now, c.tenant.quirks)
+
+
+def approving(**quirks: object) -> Client:
+    return client(**{"multi_admin_approval": "403", "approval_code_in": "both", "stale_reads": "PT0S"} | quirks)
+
+
 def test_a_justification_for_multi_admin_approval_has_its_longest_length() -> None:
-    c = client(multi_admin_approval="403")
+    c = approving()
     for length, status in ((1025, 400), (1024, 403)):
         why = base64.b64encode(("é" * length).encode()).decode()
         assert c.wipe(c.device(), **{"x-msft-approval-justification": why}).status == status
+    for why in ("", "no Base64!", "\N{DIGIT ONE}"):
+        assert c.wipe(c.device("SN002"), **{"x-msft-approval-justification": why}).status == 400
+    assert c.wipe(c.device("SN002")).status == 400
+    assert len(statuses(c)) == 1
 
 
-def test_multi_admin_approval_intercepts_until_the_same_call_comes_back_with_its_code() -> None:
-    c = client(multi_admin_approval="403")
+@pytest.mark.parametrize("body", [RESET, FULL_WIPE])
+def test_multi_admin_approval_intercepts_until_the_same_call_comes_back_with_its_code(body: object) -> None:
+    c = approving()
     device = c.device()
-    assert c.wipe(device).status == 400
-    why = {"x-msft-approval-justification": "cmV0dXJu"}
-    first = c.wipe(device, **why)
-    assert (first.status, error(first)["code"]) == (403, "ApprovalRequired")
-    code = {"x-msft-approval-code": first.headers["x-msft-approval-code"]}
-    assert c.wipe(device, **why).status == 409
-    assert c.wipe(device, **code).status == 403
-    path = f"/beta/deviceManagement/operationApprovalRequests?$filter=requestId eq '{code['x-msft-approval-code']}'"
-    assert [(found["status"], found["requestJustification"]) for found in c.value(path)] == [
-        ("needsApproval", "return")
-    ]
-    assert c.tenant.approvals.decide(None, "approved") == 1
-    assert c.wipe(device, {"keepEnrollmentData": False}, **code).status == 400
+    code = asked(c, body)
+    assert c.wipe(device, body, **WHY).status == 409
+    waits = c.wipe(device, body, **code)
+    assert (waits.status, waits.headers[CODE]) == (403, code[CODE]), "nobody has agreed yet"
+    assert [(one["status"], one["requestJustification"]) for one in c.value(APPROVALS)] == [("needsApproval", "return")]
+    assert decide(c, "approved") == 1
     assert device.wipes_received == []
-    assert c.wipe(device, **code).status == 204
-    assert [found["status"] for found in c.value(path)] == ["completed"]
+    assert c.wipe(device, body, **code).status == 204
+    assert statuses(c) == ["completed"]
+    assert [wipe.body for wipe in device.wipes_received] == [body]
+
+
+def test_a_code_is_good_for_one_call_of_one_device_with_one_body_and_without_a_justification() -> None:
+    c = approving()
+    device, code = c.device(), asked(c)
+    decide(c, "approved")
+    for sent, body, headers, status in (
+        (device, FULL_WIPE, code, 403),
+        (c.device("SN002"), RESET, code, 403),
+        (device, RESET, {CODE: str(uuid.uuid4())}, 403),
+        (device, RESET, {CODE: "bm8gR1VJRA=="}, 400),
+        (device, RESET, code | WHY, 409),
+    ):
+        answer = c.wipe(sent, body, **headers)
+        assert (answer.status, CODE in answer.headers) == (status, False)
+    assert c.wipe(device, **{CODE: code[CODE].upper()}).status == 204
+    assert c.wipe(device, **code).status == 403, "a code is used up"
     assert len(device.wipes_received) == 1
+    assert c.device("SN002").wipes_received == []
+
+
+def test_a_code_goes_with_its_item_of_a_batch() -> None:
+    c = approving()
+    url = f"/deviceManagement/managedDevices/{ident(c.device())}/wipe"
+    item = {"method": "POST", "url": url, "body": RESET}
+
+    def send(headers: dict[str, str]) -> dict[str, Any]:
+        answer = c.call("POST", "/v1.0/$batch", items({**item, "headers": {**JSON, **headers}}))
+        found: dict[str, Any] = json.loads(answer.encoded())["responses"][0]
+        return found
+
+    first = send(WHY)
+    decide(c, "approved")
+    assert (first["status"], send({CODE: first["headers"][CODE]})["status"]) == (403, 204)
+    assert statuses(c) == ["completed"]
+
+
+@pytest.mark.parametrize("decision", ["rejected", "cancelled"])
+def test_what_was_declined_is_not_carried_out_and_may_be_asked_for_anew(decision: Decision) -> None:
+    c = approving()
+    code = asked(c)
+    assert decide(c, decision, code[CODE]) == 1
+    assert c.wipe(c.device(), **code).status == 403
+    again = asked(c)
+    assert again != code
+    assert statuses(c) == [decision, "needsApproval"]
+
+
+def test_what_is_approved_may_be_cancelled_and_nothing_is_decided_twice() -> None:
+    c = approving()
+    asked(c)
+    assert [decide(c, one) for one in ("approved", "rejected", "cancelled", "approved")] == [1, 0, 1, 0]
+    assert statuses(c) == ["cancelled"]
+
+
+@pytest.mark.parametrize("decided", [True, False])
+@pytest.mark.parametrize("quirk", [{}, {"approval_expires_after": "PT2H"}])
+def test_a_request_that_is_not_used_in_three_days_is_lost(quirk: dict[str, object], decided: bool) -> None:
+    c = approving(**quirk)
+    code = asked(c)
+    c.wait(119 if quirk else 3 * 24 * 60 - 1)
+    assert statuses(c) == ["needsApproval"]
+    if decided:
+        decide(c, "approved")
+    c.wait(1)
+    assert statuses(c) == ["expired"]
+    assert c.wipe(c.device(), **code).status == 403
+    assert decide(c, "approved") == 0
+    asked(c)
+
+
+def test_the_time_that_a_request_lasts_runs_at_the_pace_of_the_scenario() -> None:
+    assert paced(Quirks(), 60).approval_expires_after == timedelta(hours=1, minutes=12)
+
+
+@pytest.mark.parametrize(("does", "status"), [("approve", "approved"), ("reject", "rejected")])
+def test_a_second_administrator_may_decide_by_itself_after_a_while(does: str, status: str) -> None:
+    c = approving(admin_decides=does, admin_decides_after="PT30M")
+    code = asked(c)
+    c.wait(29)
+    assert statuses(c) == ["needsApproval"]
+    c.wait(1)
+    assert c.wipe(c.device(), **code).status == (204 if does == "approve" else 403)
+    c = approving(admin_decides=does, admin_decides_after="PT30M")
+    asked(c)
+    c.wait(45)
+    assert statuses(c) == [status]
+    assert c.value(APPROVALS)[0]["lastModifiedDateTime"] == "2026-03-02T09:30:00.1234566Z"
+
+
+def test_reads_show_a_request_and_its_decision_after_a_while() -> None:
+    c = approving(stale_reads="PT2M")
+    asked(c)
+    assert statuses(c) == []
+    c.wait(2)
+    decide(c, "approved")
+    assert statuses(c) == ["needsApproval"]
+    c.wait(2)
+    assert statuses(c) == ["approved"]
+
+
+def test_an_order_over_the_daily_limit_does_not_use_up_its_approval() -> None:
+    c = approving(daily_wipe_limit=0)
+    code = asked(c)
+    decide(c, "approved")
+    assert c.wipe(c.device(), **code).status == 429
+    assert statuses(c) == ["approved"]
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [("400", "BadRequest"), ("403", "ApprovalRequired"), ("409", "Conflict"), ("412", "BadRequest")],
+)
+@pytest.mark.parametrize(("where", "header", "body"), [("header", 1, 0), ("body", 0, 1), ("both", 1, 1)])
+def test_an_interception_shows_its_code_where_the_quirk_says(
+    status: str, said: str, where: str, header: bool, body: bool
+) -> None:
+    c = approving(multi_admin_approval=status, approval_code_in=where, approval_ids="id")
+    answer = c.wipe(c.device(), **WHY)
+    (code,) = (one["id"] for one in c.value(APPROVALS))
+    assert (answer.status, error(answer)["code"]) == (int(status), said)
+    assert (answer.headers.get(CODE) == code, str(code) in str(error(answer)["message"])) == (header, body)
+
+
+@pytest.mark.parametrize(
+    ("ids", "names"), [("id", {"id"}), ("request_id", {"requestId"}), ("both", {"id", "requestId"})]
+)
+@pytest.mark.parametrize("filters", ["works", "ignored", "refused"])
+def test_requests_are_known_by_either_id_and_their_filter_may_not_work(ids: str, names: set[str], filters: str) -> None:
+    c = approving(approval_ids=ids, approval_filter=filters, page_size=1)
+    code = asked(c)[CODE]
+    c.wipe(c.device("SN002"), **WHY)
+    (shown,) = c.value(APPROVALS)
+    assert {name for name, value in shown.items() if value == code} == names
+    assert len(c.value(str(c.json(APPROVALS)["@odata.nextLink"]).removeprefix("http://graph.test"))) == 1
+    asked_for = c.get(f"{APPROVALS}?$filter=requestId eq '{code}'")
+    if filters == "ignored":
+        assert "@odata.nextLink" in json.loads(asked_for.encoded())
+    elif filters == "refused" or ids == "id":
+        assert asked_for.status == 400
+    else:
+        assert [one["requestId"] for one in json.loads(asked_for.encoded())["value"]] == [code]
+
+
+@pytest.mark.parametrize(("roles", "status"), [*(((role,), 200) for role in READ_APPROVALS), (READ_DEVICES + ACT, 403)])
+def test_requests_for_approval_have_a_permission_of_their_own(roles: tuple[str, ...], status: int) -> None:
+    answer = client(roles, forbidden_shape="403").get(APPROVALS)
+    assert answer.status == status
+    assert status == 200 or READ_APPROVALS[0] in str(error(answer)["message"])
+
+
+def test_a_full_wipe_counts_to_the_limits_of_a_day_and_of_writes() -> None:
+    c = client(daily_wipe_limit=1)
+    assert [c.wipe(c.device(f"SN00{n}"), FULL_WIPE).status for n in (1, 2)] == [204, 429]
+    c = client(write_limit=1)
+    assert [c.wipe(c.device(f"SN00{n}"), FULL_WIPE).status for n in (1, 2)] == [204, 429]
 
 
 # What reads show.
@@ -332,6 +532,34 @@ def test_the_name_of_the_reset_varies_by_device() -> None:
         assert isinstance(results, list)
         names.add(results[-1]["actionName"])
     assert names == {"factoryReset", "factoryResetKeepEnrollmentData", "automaticRedeployment", "cleanWindowsDevice"}
+
+
+def test_a_device_may_be_shown_in_another_way_than_the_tenants_others() -> None:
+    c = client(action_name="factoryReset")
+    odd, plain = c.device("SN001"), c.device("SN002")
+    own: dict[str, object] = {
+        "action_name": "cleanWindowsDevice",
+        "management_state": "never",
+        "old_action_results": False,
+        "stale_reads": timedelta(minutes=2),
+    }
+    odd.quirks = own
+    for device in (odd, plain):
+        c.wipe(device)
+    c.wait(1)
+    shown = {device.serial: one(c, serial=device.serial) for device in (odd, plain)}
+    assert shown["SN001"]["deviceActionResults"] == [], "two minutes late"
+    assert shown["SN002"]["managementState"] == "wipePending"
+    c.wait(1)
+    shown["SN001"] = one(c)
+    assert shown["SN001"]["managementState"] == "managed"
+    names = {serial: [a["actionName"] for a in record["deviceActionResults"]] for serial, record in shown.items()}  # type: ignore[attr-defined]
+    assert names["SN001"] == ["cleanWindowsDevice"]
+    assert names["SN002"][-1] == "factoryReset"
+    assert len(names["SN002"]) > 1
+    c.tenant.change_quirks(c.tenant.quirks.model_copy(update={"list_seconds_only": False}))
+    assert c.tenant.fleet.quirks_of(odd).list_seconds_only is False, "what it does not have of its own is the tenant's"
+    assert c.tenant.fleet.quirks_of(odd).action_name == "cleanWindowsDevice"
 
 
 def test_old_action_results_pile_up_some_without_a_type() -> None:
@@ -383,8 +611,142 @@ def test_reads_are_stale_for_a_while_after_a_write() -> None:
 
 
 def test_members_beyond_the_published_ones_appear() -> None:
-    agents = {d["managementAgent"] for d in client().value(DEVICES)}
-    assert agents == {"mdm", "intuneAosp"}
+    shown = {d["deviceEnrollmentType"] for d in client().value(DEVICES)}
+    assert shown == {"windowsAzureADJoin", "windowsAutoEnrollment", "azureAdJoinUsingAzureVmExtension"}
+
+
+# What only beta tells.
+
+
+def test_v1_refuses_to_select_what_only_beta_has() -> None:
+    c = client()
+    for path in (DEVICES, f"{DEVICES}/{ident(c.device())}"):
+        for name in ("joinType", "skuFamily"):
+            answer = c.get(f"{path}?$select=id,{name}")
+            assert (answer.status, name in str(error(answer)["message"])) == (400, True)
+            assert c.get(f"{path.replace('v1.0', 'beta')}?$select=id,{name}").status == 200
+
+
+@pytest.mark.parametrize(
+    ("quirk", "odd"), [("right", "azureADJoined"), ("unknown", "unknown"), ("stale", "azureADRegistered")]
+)
+def test_join_types_may_be_unknown_or_stale_on_one_device_in_five(quirk: str, odd: str) -> None:
+    c = client(join_type=quirk)
+    shown = [c.json(f"{BETA}/{ident(c.device(f'SN00{n}'))}?$select=joinType")["joinType"] for n in range(1, 9)]
+    assert shown == [odd if n == 4 else "azureADJoined" for n in range(1, 9)]
+    listed = {row["serialNumber"]: row["joinType"] for row in c.value(f"{BETA}?$select=serialNumber,joinType")}
+    assert (listed["SN004"], listed["SN005"]) == (odd, "azureADJoined")
+
+
+# Groups.
+
+
+def held(c: Client, path: str, *groups: str) -> list[str]:
+    answer = c.call("POST", f"/v1.0/{path}/checkMemberGroups", {"groupIds": groups or [BOARD, STAFF, SECRET]})
+    assert answer.status == 200, answer.body
+    found: list[str] = json.loads(answer.encoded())["value"]
+    return found
+
+
+def by_key(c: Client, serial: str) -> str:
+    return f"devices(deviceId='{entra_id(c.device(serial))}')"
+
+
+def test_groups_hold_devices_and_users_directly_and_through_other_groups() -> None:
+    c = client()
+    entra = c.device("SN001").records.entra_device
+    assert entra is not None
+    assert held(c, by_key(c, "SN001")) == held(c, f"devices/{entra['id']}") == [BOARD, STAFF]
+    assert held(c, by_key(c, "HYB1")) == [STAFF]
+    assert held(c, by_key(c, "SN002")) == []
+    assert held(c, f"users/{USER}") == [BOARD, STAFF]
+    assert held(c, f"users/{USER}", STAFF) == [STAFF]
+    assert held(c, f"users/{User.named('student1@contoso.example').id}") == []
+
+
+def test_hidden_members_are_left_out_without_a_word_unless_they_may_be_read() -> None:
+    roles = ("Directory.Read.All", "Member.Read.Hidden")
+    assert held(client(roles), by_key(client(), "SN001")) == [BOARD, STAFF, SECRET]
+    assert held(client(roles[:1]), by_key(client(), "SN001")) == [BOARD, STAFF]
+    assert client().json(f"/v1.0/groups/{SECRET}")["visibility"] == "HiddenMembership"
+    assert client().json(f"/v1.0/groups/{BOARD}?$select=visibility")["visibility"] is None
+
+
+def test_a_user_who_was_deleted_is_not_found_though_intune_names_them() -> None:
+    c = client()
+    user = User.named("student3@contoso.example")
+    assert one(c, "userId", "SN003")["userId"] == user.id
+    answer = c.call("POST", f"/v1.0/users/{user.id}/checkMemberGroups", {"groupIds": [BOARD]})
+    assert (answer.status, error(answer)["code"]) == (404, "Request_ResourceNotFound")
+    assert user.id in str(error(answer)["message"])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        [],
+        {"groupIds": []},
+        {"groupIds": BOARD},
+        {"groupIds": [1]},
+        {"groupIds": [BOARD, "not-a-guid"]},
+        {"groupIds": [BOARD], "more": 1},
+        {"groupIds": [f"00000000-0000-4000-9000-0000000001{n:02}" for n in range(21)]},
+    ],
+)
+def test_a_question_about_groups_that_graph_would_not_take_is_refused_whole(body: object) -> None:
+    c = client()
+    assert c.call("POST", f"/v1.0/{by_key(c, 'SN001')}/checkMemberGroups", body).status == 400
+
+
+def test_a_group_that_does_not_exist_is_ignored_or_not_found() -> None:
+    nobody = "00000000-0000-4000-9000-00000000000f"
+    c = client()
+    assert held(c, by_key(c, "SN001"), nobody, BOARD) == [BOARD]
+    c = client(unknown_groups="404")
+    answer = c.call("POST", f"/v1.0/{by_key(c, 'SN001')}/checkMemberGroups", {"groupIds": [nobody, BOARD]})
+    assert (answer.status, nobody in str(error(answer)["message"])) == (404, True)
+
+
+def test_group_reads_may_be_forbidden_while_other_reads_are_not() -> None:
+    c = client(groups_forbidden=True)
+    calls = [
+        ("GET", f"groups/{BOARD}"),
+        *(("POST", f"{of}/checkMemberGroups") for of in (by_key(c, "SN001"), "users/" + USER)),
+    ]
+    for method, path in calls:
+        answer = c.call(method, f"/v1.0/{path}", {"groupIds": [BOARD]} if method == "POST" else None)
+        assert (answer.status, error(answer)["code"]) == (403, "Authorization_RequestDenied")
+    assert c.get("/v1.0/devices").status == 200
+
+
+def test_for_a_while_some_reads_show_a_change_of_members_and_others_do_not() -> None:
+    c = client(group_lag="PT5M")
+    c.tenant.groups.change("Board", ["device:SN005"], ["device:SN001"], c.now)
+    c.wait(4)
+    for serial in ("SN001", "SN005"):
+        assert {tuple(held(c, by_key(c, serial), BOARD)) for _ in range(30)} == {(), (BOARD,)}
+    c.wait(1)
+    assert {tuple(held(c, by_key(c, "SN001"), BOARD)) for _ in range(30)} == {()}
+    assert {tuple(held(c, by_key(c, "SN005"), BOARD, STAFF)) for _ in range(30)} == {(BOARD, STAFF)}
+
+
+# How many devices there are.
+
+
+def test_the_overview_counts_the_devices_that_intune_has() -> None:
+    c = client()
+    path = "/v1.0/deviceManagement/managedDeviceOverview"
+    count = len(c.value(DEVICES))
+
+    def shown() -> tuple[object, object]:
+        whole: Any = c.json(path)
+        return whole["enrolledDeviceCount"], whole["deviceOperatingSystemSummary"]["windowsCount"]
+
+    assert shown() == (count, count)
+    c.wipe(c.device(), FULL_WIPE)
+    c.wait(11)
+    assert shown() == (count - 1, count - 1)
     assert {d["managementAgent"] for d in client(strange_enum_members=False).value(DEVICES)} == {"mdm"}
 
 
@@ -653,6 +1015,12 @@ def test_retry_after_is_missing_unless_the_quirk_says_present() -> None:
         assert answer.status == 429
         assert answer.headers.get("Retry-After") == ("20" if kind == "present" else None)
         assert json.loads(str(error(answer)["message"]))["RetryAfter"] is None
+
+
+@pytest.mark.parametrize(("lasts", "said"), [("PT10S", "10"), ("PT1.5S", "2"), ("PT0.05S", "1")])
+def test_a_fault_at_random_lasts_as_long_as_the_quirk_says_in_whole_seconds(lasts: str, said: str) -> None:
+    c = client(p429=1, retry_after="present", fault_lasts=lasts)
+    assert c.get(DEVICES).headers["Retry-After"] == said
 
 
 def test_throttling_can_be_switched_off() -> None:

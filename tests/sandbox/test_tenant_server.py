@@ -1,18 +1,24 @@
 """The tenant over HTTP: the token endpoint, the control endpoints, recordings, cut connections, and the process."""
 
+import asyncio
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
 import pytest
 
 from sandbox.scenario import Scenario
+from sandbox.tenant.graph import Tenant
 from sandbox.tenant.har import HarFile, redact
+from sandbox.tenant.server import build_app
+from sandbox.virtual.loop import run
 
 SCENARIO = """
 [scenario]
@@ -24,6 +30,8 @@ serial = "SN{n}"
 first_check_in = "PT1M"
 [[devices]]
 serial = "with space"
+[[groups]]
+name = "Big board"
 """
 DEVICES = "/v1.0/deviceManagement/managedDevices"
 TOKEN = "top-secret-token"
@@ -128,6 +136,24 @@ def test_quirks_change_while_it_runs_and_bad_ones_are_refused(served: Served) ->
     assert len(served.ids()) == 4
 
 
+def test_answers_may_be_slow_but_no_slower_than_the_quirk_says() -> None:
+    table = {"scenario": {"name": "slow"}, "tenant": {"quirks": {"answers_within": "PT30S"}}, "devices": [{}]}
+    fleet = Scenario.model_validate(table).fleet(1, datetime.now(UTC))
+
+    async def ask() -> list[float]:
+        loop, took = asyncio.get_running_loop(), list[float]()
+        transport = httpx.ASGITransport(build_app(Tenant(fleet, random.Random(1))))
+        async with httpx.AsyncClient(transport=transport, base_url="http://graph.test") as http:
+            for _ in range(20):
+                began = loop.time()
+                await http.get(DEVICES)
+                took.append(loop.time() - began)
+        return took
+
+    took = run(ask())
+    assert 0 < min(took) < 15 < max(took) < 30
+
+
 def test_faults_approvals_and_health_answer_without_a_token(served: Served) -> None:
     bare = httpx.Client(base_url=served.http.base_url, trust_env=False)
     with bare:
@@ -138,6 +164,20 @@ def test_faults_approvals_and_health_answer_without_a_token(served: Served) -> N
         assert bare.post("/sandbox/approvals", json={"decision": "maybe"}).status_code == 400
         assert bare.get("/sandbox/calls").json()["requests"] > 0
         assert bare.get(DEVICES).status_code == 401
+
+
+def test_a_groups_members_change_by_its_name(served: Served) -> None:
+    change = {"add": ["device:SN1", "user:anna@contoso.example"]}
+    added = served.http.post("/sandbox/groups/Big board", json=change).json()
+    assert len(added["members"]) == 2
+    left = served.http.post("/sandbox/groups/Big board", json={"remove": ["device:SN1"]}).json()
+    assert set(left["members"]) < set(added["members"])
+    for path, body, status in (
+        ("NoSuch", change, 404),
+        ("Big board", {"add": ["device:NoSuch"]}, 404),
+        ("Big board", {"add": "device:SN1"}, 400),
+    ):
+        assert served.http.post(f"/sandbox/groups/{path}", json=body).status_code == status
 
 
 def test_the_recording_is_har_with_all_secrets_left_out(served: Served) -> None:

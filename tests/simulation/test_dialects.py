@@ -4,7 +4,6 @@ Every turnover runs the app's own stages, the gateway and the Graph SDK in virtu
 """
 
 import functools
-import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +13,11 @@ from typing import cast
 import pytest
 from _pytest.mark import ParameterSet
 
+from sandbox.dialects import DIALECTS, DIMENSIONS, End, Row, expected, named, provable, quirks, selector
 from sandbox.scenario import RequestTable, Scenario
 from sandbox.tenant.calls import Fault, FaultKind
 from sandbox.tenant.devices import Json
-from sandbox.tenant.quirks import ACTION_NAMES, Quirks
+from sandbox.tenant.quirks import Quirks
 from sandbox.verdict import Observed, judge
 from sandbox.virtual.loop import run
 from sandbox.virtual.world import START, Moment, Speed, World
@@ -25,120 +25,6 @@ from shared.domain.notices import notice_id
 from shared.domain.policy import Policy
 from shared.domain.reset import EventKind
 from shared.domain.states import TERMINAL, State
-
-type Row = Mapping[str, str]
-type End = tuple[str, str | None]
-"""A state, and the code of its reason."""
-
-# --- the tenants --------------------------------------------------------------------------------------------------
-
-RESULTS = ("done at pickup", "done at end", "always empty")
-MANAGEMENT_STATES = ("moves", "stuck", "never")
-USERS = ("none", "trigger", "pickup", "end", "late")
-"""When the primary user disappears from the record; "none": the devices have none to begin with."""
-
-DIMENSIONS: Mapping[str, Sequence[str]] = {
-    "results": RESULTS,
-    "state": MANAGEMENT_STATES,
-    "user": USERS,
-    "name": (*ACTION_NAMES, "varies"),
-    "clock": ("PT0S", "-PT4M", "PT4M"),
-    "stale": ("PT0S", "PT1M", "PT4M"),
-    "throttled": ("never", "with Retry-After", "without Retry-After"),
-    "speed": ("quick", "slow"),
-    "lists": ("whole", "cut to seconds", "incomplete"),
-    "filters": ("ignored", "honoured"),
-    "old results": ("none", "piled up"),
-    "faults": ("none", "503", "503 that acted", "lost answers"),
-}
-EVIDENCE = ("results", "state", "user")
-"""What proof is made of: every combination of these is a tenant of its own."""
-
-QUIRKS: Mapping[str, Mapping[str, Json]] = {
-    "results": {
-        "done at pickup": {"action_done_at": "pickup"},
-        "done at end": {"action_done_at": "end"},
-        "always empty": {"action_results": "always_empty"},
-    },
-    "throttled": {
-        "never": {},
-        "with Retry-After": {"p429": 0.05, "retry_after": "present"},
-        "without Retry-After": {"p429": 0.05, "retry_after": "missing"},
-    },
-    "lists": {
-        "whole": {"list_seconds_only": False},
-        "cut to seconds": {"list_seconds_only": True},
-        "incomplete": {"list_incomplete": 0.2, "page_size": 5},
-    },
-    "filters": {"ignored": {"unsupported_filter_ignored": True}, "honoured": {"filter_support": "schema"}},
-    "old results": {"none": {"old_action_results": False}, "piled up": {"old_action_results": True}},
-    "faults": {
-        "none": {},
-        "503": {"p503": 0.03},
-        "503 that acted": {"p503_acted": 0.02},
-        "lost answers": {"lost_answer": 0.02},
-    },
-}
-
-
-def quirks(row: Row) -> Json:
-    """The tenant's quirks, as a scenario has them."""
-    found: Json = {
-        "action_name": row["name"],
-        "management_state": row["state"],
-        "primary_user_cleared": "end" if row["user"] == "none" else row["user"],
-        "clock_offset": row["clock"],
-        "stale_reads": row["stale"],
-    }
-    for dimension, values in QUIRKS.items():
-        found |= values[row[dimension]]
-    return found
-
-
-def covering(dimensions: Mapping[str, Sequence[str]], strong: Sequence[str], strength: int) -> list[Row]:
-    """Rows in which every two values of two dimensions meet, and every `strength` values of the `strong` ones.
-
-    Greedy: each row begins with a combination that is still missing, and takes for every other dimension the value
-    that brings the most missing ones.
-    """
-    missing = dict.fromkeys(
-        [
-            *_combinations(dimensions, itertools.combinations(strong, strength)),
-            *_combinations(dimensions, itertools.combinations(dimensions, 2)),
-        ]
-    )
-    rows: list[Row] = []
-    while missing:
-        row = dict(next(iter(missing)))
-        for name in dimensions:
-            if name not in row:
-                row[name] = max(
-                    dimensions[name],
-                    key=lambda value: sum(_fits(one, {**row, name: value}) for one in missing if (name, value) in one),
-                )
-        rows.append(row)
-        missing = {one: None for one in missing if not set(one) <= row.items()}
-    return rows
-
-
-def _combinations(
-    dimensions: Mapping[str, Sequence[str]], names: Iterator[tuple[str, ...]]
-) -> Iterator[tuple[tuple[str, str], ...]]:
-    for some in names:
-        for values in itertools.product(*(dimensions[name] for name in some)):
-            yield tuple(zip(some, values, strict=True))
-
-
-def _fits(combination: tuple[tuple[str, str], ...], row: Row) -> bool:
-    return all(row.get(name, value) == value for name, value in combination)
-
-
-TENANTS = covering(DIMENSIONS, EVIDENCE, len(EVIDENCE))
-
-
-def named(row: Row) -> str:
-    return "-".join(row[dimension].replace(" ", "_") for dimension in EVIDENCE)
-
 
 # --- the devices --------------------------------------------------------------------------------------------------
 
@@ -192,46 +78,9 @@ def scenario(row: Row, groups: Mapping[str, Json], limit: str) -> Scenario:
             "devices": tables,
         }
     )
-    selectors = list[Json]()
-    for device in plan.fleet(0, START).devices:
-        managed = device.records.managed_device or {}
-        kinds: list[Json] = [
-            {"intuneId": managed["id"]},
-            {"serialNumber": device.serial},
-            {"name": device.name},
-            {"entraDeviceId": managed["azureADDeviceId"]},
-        ]
-        # Where a list may leave a device out, so may the answer to a filter; only its own id leads to it for certain.
-        selectors.append(kinds[0 if row["lists"] == "incomplete" else device.ordinal % len(kinds)])
+    selectors = [selector(device, row) for device in plan.fleet(0, START).devices]
     body: Json = {"requestId": "R1", "requester": "desk", "reason": "TICKET-1", "devices": selectors}
     return plan.model_copy(update={"requests": (RequestTable.model_validate({"body": body}),)})
-
-
-def provable(row: Row) -> bool:
-    """Whether anything that this tenant shows can tell a device that was reset from one that was merely off.
-
-    Not so where all that it shows may be of the order itself, or of its taking: no primary user who could go and an
-    action that is done at the pick-up or never shown; or no action, and a user who goes at the order or the pick-up;
-    unless `managementState` moves, and goes back late.
-    """
-    if row["state"] == "moves":
-        return True
-    if row["user"] == "none":
-        return row["results"] == "done at end"
-    return row["results"] != "always empty" or row["user"] not in ("trigger", "pickup")
-
-
-def expected(row: Row, kind: str) -> End:
-    """How a device must end, as far as Turnaround can take it without a person."""
-    if kind == "off":
-        return "attention", "not_checked_in"
-    if kind == "cut":
-        return "attention", "reset_too_long"
-    if kind == "winre" and (row["results"] != "always empty" or row["state"] == "moves"):
-        return "failed", "reset_failed_on_device"  # else nothing shows the failure
-    if kind in UNWELL or not provable(row):
-        return "attention", "not_proven"
-    return "ready", None
 
 
 def taken_unseen(row: Row, truth: Json) -> bool:
@@ -338,8 +187,8 @@ def told_otherwise(seen: Observed) -> list[str]:
     return [*judge(seen).faults, *shared, *(f"told again with another content: {one}" for one in changed)]
 
 
-@pytest.mark.parametrize(("number", "row"), list(enumerate(TENANTS)), ids=map(named, TENANTS))
-def test_every_device_ends_as_it_must_in_every_dialect(number: int, row: Row) -> None:
+@pytest.mark.parametrize(("number", "row"), list(enumerate(DIALECTS)), ids=map(named, DIALECTS))
+def test_s17_every_device_ends_as_it_must_in_every_dialect(number: int, row: Row) -> None:
     played = turnover(row, number, HEALTHY | UNWELL)
     faults = [
         *reset_twice(played.closed),
@@ -351,11 +200,11 @@ def test_every_device_ends_as_it_must_in_every_dialect(number: int, row: Row) ->
     assert not faults, f"{dict(row)}"
 
 
-@pytest.mark.parametrize("results", RESULTS)
+@pytest.mark.parametrize("results", DIMENSIONS["results"])
 def test_a_device_that_comes_back_after_a_person_was_called_still_becomes_ready(results: str) -> None:
-    (number, row) = next((n, row) for n, row in enumerate(TENANTS) if (row["results"], row["user"]) == (results, "end"))
+    number = next(n for n, row in enumerate(DIALECTS) if (row["results"], row["user"]) == (results, "end"))
     gone: dict[str, Json] = {"late": {**HEALTHY["late"], "off_until": "PT3H30M"}}
-    played = turnover({**row, **PLAIN}, number, gone)
+    played = turnover({**DIALECTS[number], **PLAIN}, number, gone)
     states = [moment.state for moment in played.moments]
     assert State.ATTENTION in states
     assert states[-1] is State.READY
@@ -369,7 +218,7 @@ PLAIN = {"clock": "PT0S", "stale": "PT1M", "throttled": "never", "speed": "quick
 
 
 def deceptions() -> Iterator[ParameterSet]:
-    for number, row in enumerate(TENANTS):
+    for number, row in enumerate(DIALECTS):
         for kind in DECEIVING if row["state"] != "stuck" else ():  # to these devices the same as "never"
             yield pytest.param(number, kind, id=f"{kind}-{named(row)}")
 
@@ -377,7 +226,7 @@ def deceptions() -> Iterator[ParameterSet]:
 @functools.cache
 def deceivers(number: int) -> Sequence[Moment]:
     """Every state that the deceiving devices entered in a tenant, within the time that the last of them takes."""
-    plan = scenario({**TENANTS[number], **PLAIN}, DECEIVING, "PT1H45M")
+    plan = scenario({**DIALECTS[number], **PLAIN}, DECEIVING, "PT1H45M")
 
     async def play() -> Sequence[Moment]:
         async with World.open(plan, number) as world:
@@ -388,7 +237,7 @@ def deceivers(number: int) -> Sequence[Moment]:
 
 
 @pytest.mark.parametrize(("number", "kind"), list(deceptions()))
-def test_a_device_whose_silence_was_no_reset_is_not_called_ready(number: int, kind: str) -> None:
+def test_s17_a_device_whose_silence_was_no_reset_is_not_called_ready(number: int, kind: str) -> None:
     moments = [moment for moment in deceivers(number) if moment.truth.name.startswith(kind)]
     assert moments[-1].state in (State.RESETTING, State.SETTLING, State.READY, State.ATTENTION, State.FAILED)
     assert not falsely_ready(moments)
@@ -398,10 +247,10 @@ def test_a_device_whose_silence_was_no_reset_is_not_called_ready(number: int, ki
 
 
 @pytest.mark.parametrize("lag", ["PT1M", "PT4M", "PT6M", "PT30M"])
-def test_a_reset_whose_answer_was_lost_is_not_sent_again(lag: str) -> None:
+def test_s13_a_reset_whose_answer_was_lost_is_not_sent_again(lag: str) -> None:
     """Nothing but the audit shows it in this tenant, and no source says how soon the audit does."""
     silent = {"results": "always empty", "state": "never", "user": "end"}
-    (row,) = [row for row in TENANTS if silent.items() <= row.items()]
+    (row,) = [row for row in DIALECTS if silent.items() <= row.items()]
     plan = scenario({**row, **PLAIN}, {kind: HEALTHY[kind] for kind in ("quiet", "late")}, "PT2H")
     tenant = plan.tenant.model_copy(
         update={"quirks": Quirks.model_validate({**plan.tenant.quirks.model_dump(), "audit_lag": lag})}

@@ -92,7 +92,7 @@ def lint() -> None:
 def test() -> None:
     """Everything a commit must pass: lint, then the tests, tier by tier."""
     lint()
-    run(python(), "-m", "pytest", "-n", "2", "--dist", "worksteal", *sys.argv[2:])
+    run(python(), "-m", "pytest", "-n", "3", "--dist", "worksteal", *sys.argv[2:])
 
 
 def fuzz() -> None:

@@ -497,7 +497,7 @@ def halt(by: By, why: Why, connection: Connection = None) -> None:
 @app.command()
 def resume(by: By, why: Why, connection: Connection = None) -> None:
     """Go on after a halt."""
-    _command(lambda: HaltCommand(command="resume", by=by, why=why), connection)
+    _command(lambda: HaltCommand(command="resume", by=by, why=why, at=datetime.now(UTC)), connection)
 
 
 @app.command()

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from shared.domain.lifecycle import Command
-from shared.domain.request import ID, Text, Value
+from shared.domain.request import ID, Instant, Text, Value
 
 RequestIdText = Annotated[str, Field(pattern=rf"^{ID}$")]
 
@@ -39,6 +39,8 @@ class HaltCommand(_Contract):
     """Stop every send, or go on with them."""
 
     command: Literal["halt", "resume"]
+    at: Instant | None = None
+    """When it was given: a resume does not end a halt that was thrown after it, should it come late or twice."""
 
 
 Message = DeviceCommand | ApprovalCommand | HaltCommand

@@ -78,11 +78,13 @@ def weigh(reset: Reset, sighting: Sighting, policy: Policy) -> Proof:
     """The proof so far with what this sighting adds. Older sightings change nothing."""
     proof = reset.proof
     last_sync = sighting.last_sync
-    if last_sync is not None and last_sync > sighting.seen_at + policy.clock_tolerance:
+    if last_sync is None:
+        return proof  # a record that is gone may still be answered, empty: without a user, and managed
+    if last_sync > sighting.seen_at + policy.clock_tolerance:
         return proof  # no check-in lies in the future
-    if last_sync is not None and (proof.last_sync is None or last_sync > proof.last_sync):
+    if proof.last_sync is None or last_sync > proof.last_sync:
         proof = replace(proof, last_sync=last_sync)
-    elif last_sync is not None and proof.last_sync is not None and last_sync < proof.last_sync:
+    elif last_sync < proof.last_sync:
         return proof  # a stale read: what else it shows is of that time too
 
     action = our_action(reset, sighting)
@@ -94,7 +96,7 @@ def weigh(reset: Reset, sighting: Sighting, policy: Policy) -> Proof:
         return proof
 
     back = proof.returned_at
-    if last_sync is not None and back is not None and last_sync > back and not proof.awake:
+    if back is not None and last_sync > back and not proof.awake:
         if last_sync < back + policy.min_reset_duration:
             proof = replace(proof, awake=True)
         else:
@@ -109,7 +111,7 @@ def weigh(reset: Reset, sighting: Sighting, policy: Policy) -> Proof:
                 shown=proof.shown,
                 done=proof.done,
             )
-    if last_sync is not None and proof.returned_at is None and last_sync > taken_at:
+    if proof.returned_at is None and last_sync > taken_at:
         if last_sync < silent_until(proof, taken_at, policy):
             taken_at = last_sync
             proof = Proof(taken_at=taken_at, last_sync=proof.last_sync, restarts=proof.restarts + 1)

@@ -171,9 +171,9 @@ async def _approval(parts: Parts, message: ApprovalCommand) -> None:
 
 
 def _approval_fault(record: RequestRecord | None, approval: Approval, approves: bool, policy: Policy) -> Reason | None:
-    """Why this person may not decide this; an approval of what is not known yet is checked once it is."""
+    """Why this person may not decide this; whether an approval is of what is not known yet is seen once it is."""
     if approves and (record is None or (record.terms is None and record.state in UNFINISHED)):
-        return None
+        return guardrails.approval_fault(approval, "", approval.digest, policy)
     if record is None or record.terms is None or not record.terms.needs:
         return Reason(Code.NOTHING_TO_APPROVE)
     if record.terms.declined and approves:
@@ -211,9 +211,19 @@ async def _decline(parts: Parts, known: Stored[RequestRecord], terms: Terms, sai
 
 
 async def _resume(parts: Parts, message: HaltCommand) -> None:
-    # In this order: whoever finds no halt finds the time up to which all is excused.
-    await parts.store.commit([rows.put(rows.RESUMED, Watermark(parts.clock()))])
-    await parts.store.drop([rows.HALT])
+    while True:
+        found = await parts.store.halted()
+        if found is not None and message.at is not None and message.at < found.record.at:
+            reason = Reason(Code.HALTED, f"By {found.record.by}, after this resume was given: {found.record.why}")
+            await _record(parts, EventKind.COMMAND_REFUSED, message.by, reason, None)
+            return
+        # In one transaction: whoever finds no halt finds the time up to which all is excused.
+        changes = [rows.put(rows.RESUMED, Watermark(parts.clock()))]
+        try:
+            await parts.store.commit([*changes, rows.delete(rows.HALT, found.etag)] if found else changes)
+        except Conflict:
+            continue
+        break
     await _record(parts, EventKind.RESUMED, message.by, None, None)
     held = [found.record.device async for found in parts.store.in_flight(state=State.HELD.value)]
     await release(parts, held, message.by)

@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 WHO = "dispatch"
 FLEET_KNOWN_FOR = timedelta(days=1)
 """How long the number of the tenant's devices is gone by."""
+FLEET_ASKED_AGAIN = timedelta(minutes=10)
+"""When Graph is asked again where it could not tell."""
 GIVEN_BACK = 16
 """Devices whose answers, at most six rows each, fit one transaction with what is counted."""
 
@@ -212,7 +214,9 @@ async def _counted(parts: Parts) -> Stored[Orders]:
         record, now = counted.record if counted else Orders(), parts.clock()
         old = record.fleet_at is None or now - record.fleet_at > FLEET_KNOWN_FOR
         if parts.policy.fleet_share_per_day < 1 and old:
-            record = replace(record, fleet=await _fleet(parts) or record.fleet, fleet_at=now)
+            fleet = await _fleet(parts)
+            asked_at = now if fleet is not None else now - FLEET_KNOWN_FOR + FLEET_ASKED_AGAIN
+            record = replace(record, fleet=record.fleet if fleet is None else fleet, fleet_at=asked_at)
         elif counted is not None:
             return counted
         with contextlib.suppress(Conflict):

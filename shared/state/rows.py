@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from shared.domain.guardrails import Approval, Budget, Halt, Terms
+from shared.domain.guardrails import Approval, Budget, Terms
 from shared.domain.ids import ManagedDeviceId, RequestId
 from shared.domain.reset import Event, Reset
 from shared.domain.states import State
@@ -301,10 +301,6 @@ def closed(event: Event, reset: Reset | None) -> Change:
         state=State(event.to_state).value,
         at=event.at,
     )
-
-
-def halt_record(row: Row | None) -> Halt | None:
-    return read(Halt, row) if row is not None else None
 
 
 def columns_of(reset: Reset, due: str) -> Mapping[str, Scalar]:

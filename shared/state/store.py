@@ -102,7 +102,13 @@ class Store:
             yield rows.read(Event, row)
 
     async def halt(self) -> Halt | None:
-        return rows.halt_record(await self.table.get(rows.HALT))
+        found = await self.halted()
+        return None if found is None else found.record
+
+    async def halted(self) -> Stored[Halt] | None:
+        """The halt as it was read, for whoever ends it."""
+        row = await self.table.get(rows.HALT)
+        return None if row is None else rows.stored(Halt, row)
 
     async def watermark(self) -> datetime | None:
         row = await self.table.get(rows.WATERMARK)
@@ -164,7 +170,7 @@ class Store:
                 yield [*history, row.key]
         async for row in self.table.scan("request|", "request|" + END):
             request = rows.read(RequestRecord, row)
-            if request.received_at < before and request.due is None:
+            if max(request.received_at, request.not_before or request.received_at) < before and request.due is None:
                 about = f"event|request:{request.id}|"
                 history = [found.key async for found in self.table.scan(about, f"{about}{rows.stamp(before)}")]
                 yield [*history, *[part.key async for part in self.parts(request.id)], row.key]

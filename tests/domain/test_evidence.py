@@ -152,6 +152,11 @@ def test_s17_a_check_in_in_the_silence_starts_the_clock_anew_and_forgets_what_wa
     assert (proof.taken_at, proof.restarts, proof.user_late, proof.open_late) == (at(11), 1, False, False)
 
 
+def test_s17_a_record_without_a_check_in_is_empty_and_proves_nothing() -> None:
+    before = resetting().seen(9, 3, USER, ACTIVE).reset
+    assert weigh(before, sighting(41, None, NOBODY, DONE), POLICY) == before.proof
+
+
 @pytest.mark.parametrize(("synced", "back"), [(17.9, False), (18, True), (40, True)])
 def test_s17_a_return_is_a_check_in_once_a_reset_can_be_over(synced: float, back: bool) -> None:
     proof = weigh(resetting().reset, sighting(41, synced), POLICY)

@@ -396,3 +396,13 @@ async def test_s5_an_instance_that_found_other_devices_before_takes_none_of_them
     await world.tick(minutes=4)
     await decide(world, digest=await digest(world))
     assert world.intune.wiped() == {device_id(number): 1 for number in (1, 2, 3)}
+
+
+async def test_s5_whom_the_policy_does_not_name_cannot_put_their_approval_in_the_place_of_an_approvers() -> None:
+    world = approvable(1, 2, 3)
+    made = await planned(world, ResetRequest.model_validate_json(asking(1, 2, 3)))
+    await decide(world, digest=made.digest)
+    await decide(world, digest="0" * 64, by="mallory@contoso.example")
+    await world.trigger(1, 2, 3)
+    assert len(world.intune.wiped()) == 3
+    assert await refused(world) == [Code.NOT_AN_APPROVER]

@@ -13,10 +13,8 @@ from shared.messages.queues import CONTROL, DISPATCH, NOTICES, REQUESTS, RESULTS
 from shared.pipeline.control import control
 from shared.pipeline.intake import intake
 from shared.pipeline.poison import poison
-from shared.pipeline.poll import poll
 from shared.pipeline.retention import forget
 from shared.pipeline.status import history, request_status
-from shared.pipeline.sync import sync
 from shared.state import rows
 from shared.state.rows import RequestState, SentRecord
 from tests.pipeline.fakes import Rig, asking, device, device_id, rig
@@ -132,18 +130,7 @@ async def test_requests_whose_ids_begin_alike_are_kept_apart() -> None:
 async def finish(world: Rig, number: int) -> None:
     """The device's whole turnaround, from cleared to ready."""
     await world.deliver()
-    world.clock.forward(minutes=3)
-    world.intune.take(device_id(number))
-    await poll(world.parts)
-    world.clock.forward(minutes=6)
-    await sync(world.parts)
-    world.clock.forward(minutes=34)
-    world.intune.come_back(device_id(number))
-    await poll(world.parts)
-    world.clock.forward(minutes=4)
-    world.intune.check_in(device_id(number))
-    await poll(world.parts)
-    await world.deliver()
+    await world.turn_around(number)
     assert await world.store.reset(device_id(number)) is None
 
 
@@ -169,6 +156,23 @@ async def test_what_ended_long_ago_is_forgotten_and_nothing_younger() -> None:
     assert young.items() <= world.table.contents().items()
     assert await world.history(1) == recent
     assert await world.store.reset(device_id(3)) is not None, "what is in flight is never forgotten"
+
+
+async def test_a_request_is_kept_as_long_as_its_devices_wait_for_the_time_that_it_asked_for() -> None:
+    """Else nobody would know any more that it needs approval."""
+    world = rig(device(1), device(2))
+    world.with_policy(retention="P30D", approval_above=1, approval_within="P90D")
+    await world.trigger(1, 2, notBefore=(world.clock.now + timedelta(days=60)).isoformat())
+    await world.tick()
+    await world.tick(days=45)
+    await world.tick(days=15)
+    for number in (1, 2):
+        world.intune.check_in(device_id(number))
+    for command in ("halt", "resume"):
+        await control(world.parts, json.dumps({"command": command, "by": "ann", "why": "x"}))
+    await world.tick(minutes=6)
+    assert world.intune.wiped() == {}
+    assert await world.state(1) is State.HELD
 
 
 async def test_the_sweep_runs_retention() -> None:

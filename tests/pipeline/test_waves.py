@@ -292,8 +292,11 @@ async def test_s7_a_wave_that_does_not_become_ready_in_time_stops_the_rest() -> 
 
 @pytest.mark.parametrize("held_by", ["approval", "not-before", "halt", "cap"])
 async def test_s7_the_time_of_a_wave_begins_when_its_devices_were_sent_not_while_they_wait(held_by: str) -> None:
-    policy = {"approval": {"approval_above": 4, "approvers": ["eve"]}, "cap": {"resets_per_day": 2}}.get(held_by, {})
-    world = waving(wave_within="PT6H", sync_attempts=8, **policy)
+    policies: dict[str, dict[str, Any]] = {  # Any: fields of the policy
+        "approval": {"approval_above": 4, "approvers": ["eve"]},
+        "cap": {"resets_per_day": 2},
+    }
+    world = waving(wave_within="PT6H", sync_attempts=8, **policies.get(held_by, {}))
     fields = {"notBefore": "2026-11-22T00:30:00Z"} if held_by == "not-before" else {}
     if held_by == "halt":
         await command(world, "halt")

@@ -101,6 +101,18 @@ def fuzz() -> None:
     run(python(), "-m", "tests.fuzz", *sys.argv[2:])
 
 
+def simulate() -> None:
+    """Play days on which much goes wrong, in virtual time: --first 1 --seeds 1000 --size 8, or --seed N."""
+    setup()
+    run(python(), "-m", "sandbox.simulation", *sys.argv[2:])
+
+
+def mutate() -> None:
+    """Break the code on purpose, a copy of it, in many ways, and show that the simulation catches each; long."""
+    setup()
+    run(python(), "-m", "sandbox.simulation.mutants", *sys.argv[2:])
+
+
 def demo() -> None:
     """Run the main job in a sandbox on this machine and show it."""
     setup()
@@ -113,7 +125,9 @@ def bench() -> None:
     run(python(), "-m", "bench", *sys.argv[2:])
 
 
-TASKS: dict[str, Callable[[], None]] = {task.__name__: task for task in (setup, demo, test, fuzz, lint, bench, lock)}
+TASKS: dict[str, Callable[[], None]] = {
+    task.__name__: task for task in (setup, demo, test, fuzz, simulate, mutate, lint, bench, lock)
+}
 
 
 def main() -> None:

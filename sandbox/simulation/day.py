@@ -1,0 +1,608 @@
+"""One bad day in virtual time: the plan is played, trouble ends, and everything must come to its end."""
+
+import asyncio
+import hashlib
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import partial
+from random import Random
+from typing import Self, cast
+
+import httpx
+
+from sandbox.memory import MemoryTable
+from sandbox.scenario import Encoding
+from sandbox.simulation.plan import BOSS, DESK, GOOD, OTHER, Act, Deed, Plan
+from sandbox.simulation.rules import Rules
+from sandbox.simulation.trouble import (
+    Fate,
+    Noted,
+    StorageDownError,
+    Trouble,
+    TroubledGraph,
+    TroubledQueues,
+    TroubledTable,
+)
+from sandbox.tenant.devices import Device, Fleet, Json
+from sandbox.tenant.graph import Tenant
+from sandbox.virtual.functions import POISON, Instance, host_options, schedules
+from sandbox.virtual.graph import TenantTransport
+from sandbox.virtual.loop import run
+from sandbox.virtual.storage import VirtualQueues
+from sandbox.virtual.world import START, parts_of
+from shared.domain.guardrails import plan_digest
+from shared.domain.ids import ManagedDeviceId, RequestId
+from shared.domain.notices import NoticeType
+from shared.domain.policy import Policy
+from shared.domain.request import RESULTS_QUEUE, ResetRequest, parse
+from shared.domain.reset import Event
+from shared.domain.states import WATCHED, State
+from shared.domain.story import lines, passage
+from shared.domain.timing import WakeKind
+from shared.messages.queues import CONTROL, REQUESTS, TRIGGERING
+from shared.pipeline.advance import ContendedError
+from shared.pipeline.status import request_status
+from shared.state import rows
+from shared.state.store import Store
+from shared.state.table import Change, ChangeKind, Conflict, Scalar
+
+BOUND = timedelta(days=60)
+"""Everything must have ended so long after the trouble; it is more than all the policy's durations together."""
+OPTIONS, SCHEDULES = host_options(), schedules()
+STORAGE, GRAPH = (0.001, 0.005), (0.02, 0.25)
+"""Seconds that a way takes on a good day, at least and at most."""
+SEEN_WITHIN = timedelta(seconds=90)
+"""For so long after reads show that a device has moved, poll is given ticks to see it."""
+CHANCES = ("p429", "p503", "p503_acted", "lost_answer", "forbidden")
+"""The tenant's faults at random, which end with the trouble."""
+MOST_TRIES = 3
+"""How often people try the same again."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a day."""
+
+    plan: Plan
+    faults: Sequence[tuple[str, str]]
+    """Rules that did not hold, each with the device concerned or ""."""
+    took: timedelta
+    """Virtual time."""
+    injected: Counter[str]
+    """Trouble, by kind."""
+    ends: Counter[State]
+    resets: int
+    """That Intune took."""
+    log: Sequence[Noted]
+    table: dict[str, dict[str, Scalar]]
+    queues: dict[str, list[str]]
+
+    @property
+    def digest(self) -> str:
+        """The same for the same run, to the byte."""
+        log = [(noted.at.isoformat(), noted.who, noted.text) for noted in self.log]
+        return hashlib.sha256(repr((log, self.table, self.queues)).encode()).hexdigest()
+
+    def story(self, device: str) -> list[str]:
+        """What happened to a device, and to everything that is about no device."""
+        return [
+            f"{noted.at:%d %H:%M:%S.%f} {noted.text}"
+            for noted in self.log
+            if noted.who == "" or not device or noted.who == device
+        ]
+
+
+def play(plan: Plan) -> Outcome:
+    """Play a day to its end."""
+
+    async def whole() -> Outcome:
+        async with Day.open(plan) as day:
+            return await day.play()
+
+    return run(whole())
+
+
+class WatchedQueues(VirtualQueues):
+    """Queues that say what arrives for people."""
+
+    told: Callable[[str], None] | None = None
+
+    async def send(self, queue: str, body: str) -> None:
+        await super().send(queue, body)
+        if self.told is not None and queue.startswith(RESULTS_QUEUE):
+            self.told(body)
+
+
+@dataclass
+class Host:
+    """One instance of the app, as long as it lives."""
+
+    name: str
+    instance: Instance
+    trouble: Trouble
+    stirred: dict[str, asyncio.Event]
+    """By timer: something has changed that it may look after."""
+    unswept: bool = True
+    """Devices have come to an end since its last sweep."""
+    swept_on: int = 0
+    """The day of its last sweep."""
+
+
+@dataclass
+class Day:
+    """A plan being played. Made by `open`, inside a virtual loop."""
+
+    plan: Plan
+    policy: Policy
+    tenant: Tenant
+    table: MemoryTable
+    queues: WatchedQueues
+    rules: Rules
+    people: Random
+    log: list[Noted] = field(default_factory=list)
+    injected: Counter[str] = field(default_factory=Counter)
+    hosts: list[Host] = field(default_factory=list)
+    _made: int = 0
+    _errands: set[asyncio.Task[None]] = field(default_factory=set)
+    _heard: set[str] = field(default_factory=set)
+    _tries: Counter[str] = field(default_factory=Counter)
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    _calls: Counter[str] = field(default_factory=Counter)
+    _asked: list[RequestId] = field(default_factory=list)
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, plan: Plan) -> AsyncIterator[Self]:
+        """The day at its start, with its instances running."""
+        seed, scenario = plan.seed, plan.scenario
+        fleet = scenario.fleet(seed, START)
+        tenant = Tenant(fleet, Random(f"tenant/{seed}"), tenant_id=scenario.tenant.id, roles=scenario.tenant.roles)
+        ways, loop = Random(f"ways/{seed}"), asyncio.get_running_loop()
+        queues = WatchedQueues(
+            clock=lambda: START + timedelta(seconds=loop.time()),
+            shuffle=Random(f"order/{seed}"),
+            delay=lambda: ways.uniform(*STORAGE),
+        )
+        policy, table = Policy.model_validate(scenario.real_policy()), MemoryTable()
+        skew = max(map(abs, plan.clocks)) + timedelta(seconds=1)
+        managed = sum(device.intune is not None for device in fleet.devices)
+        rules = Rules(policy, tenant, table, plan.names, managed, skew)
+        day = cls(plan, policy, tenant, table, queues, rules, Random(f"people/{seed}"))
+        queues.told = day._told
+        for fault in plan.order_faults:
+            tenant.faults.arm(fault.model_copy())  # it counts down, and the plan may be played again
+        try:
+            for _ in plan.clocks:
+                day.start_instance()
+            yield day
+        finally:
+            for task in day._errands:
+                task.cancel()
+            for host in day.hosts:
+                await host.instance.stop()
+
+    def now(self) -> datetime:
+        """The one true time."""
+        return START + timedelta(seconds=asyncio.get_running_loop().time())
+
+    def calm(self) -> bool:
+        """Whether the trouble is over."""
+        return self.now() >= START + self.plan.calm_at
+
+    def _note(self, text: str, about: str = "") -> None:
+        self.log.append(Noted(self.now(), about, text))
+
+    def _errand(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
+        """Let something go on by itself."""
+        task = asyncio.create_task(work)
+        self._errands.add(task)
+        task.add_done_callback(self._errand_done)
+        return task
+
+    def _errand_done(self, task: asyncio.Task[None]) -> None:
+        self._errands.discard(task)
+        self._changed.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.rules.broken(f"the simulation itself failed: {error!r}")
+
+    # --- the app
+
+    def start_instance(self) -> Host:
+        """Another instance, with nothing in its memory."""
+        name = f"instance {self._made}"
+        ahead = self.plan.clocks[self._made % len(self.plan.clocks)]
+        self._made += 1
+        chance, ids = Random(f"{name}/{self.plan.seed}"), Random(f"ids/{name}/{self.plan.seed}")
+        trouble = Trouble(
+            Random(f"trouble/{name}/{self.plan.seed}"),
+            self.plan.rates,
+            self.calm,
+            die=lambda: self.kill(host),
+            spawn=self._errand,
+            note=partial(self._went_wrong, name),
+        )
+        table = TroubledTable(
+            self.table,
+            trouble,
+            lambda: chance.uniform(*STORAGE),
+            self._calls,
+            self._committed,
+            self._refused,
+            self._ambush,
+        )
+        queues = TroubledQueues(self.queues, trouble)
+        way = TenantTransport(self.tenant, self.now, lambda: chance.uniform(*GRAPH))
+        graph = TroubledGraph(_Watched(way, self), trouble, self._outage)
+        parts = parts_of(self.policy, table, queues, graph, self.tenant.token, lambda: self.now() + ahead, chance, ids)
+        instance = Instance(parts, queues, chance, OPTIONS, SCHEDULES, failed=self._failed)
+        stirred = {timer: asyncio.Event() for timer in SCHEDULES}
+        host = Host(name, instance, trouble, stirred)
+        instance.rest = partial(self._rest, host)
+        self.hosts.append(host)
+        self._note(f"{name} starts, its clock {ahead.total_seconds():+.0f} s")
+        instance.start()
+        return host
+
+    def kill(self, host: Host, *, again: bool = True) -> None:
+        """End an instance where it stands; another takes its place after a while."""
+        if host.trouble.dead:
+            return
+        host.trouble.dead = True
+        self.hosts.remove(host)
+        for event in (event for other in self.hosts for event in other.stirred.values()):
+            event.set()
+        self._note(f"{host.name} dies")
+        self._errand(self._bury(host, again=again))
+
+    async def _bury(self, host: Host, *, again: bool) -> None:
+        await host.instance.stop()
+        if again or not self.hosts:
+            await asyncio.sleep(self.people.choice((1, 20, 400)))
+            self.start_instance()
+
+    async def _scale_in(self, host: Host) -> None:
+        host.instance.listen_no_more()
+        await asyncio.sleep(self.people.uniform(0, 300))
+        self.kill(host, again=False)
+
+    def _went_wrong(self, name: str, kind: str, fate: Fate, about: str) -> None:
+        self.injected[f"{kind}: {fate}"] += 1
+        self._note(f"{name}: a {kind} ({about}) {fate}")
+
+    def _failed(self, name: str, error: Exception) -> None:
+        """A function raised: that must come from trouble, never from a defect of ours."""
+        self._note(f"{name} failed: {error!r}")
+        for one in _single(error):
+            if not isinstance(one, (StorageDownError, ContendedError, Conflict, TimeoutError)):
+                self.rules.broken(f"{name} raised {one!r}")
+
+    def _refused(self, error: Exception) -> None:
+        self.rules.broken(f"storage would never take a transaction: {error}")
+
+    def _outage(self) -> bool:
+        return any(START + first <= self.now() < START + last for first, last in self.plan.outages)
+
+    # --- its timers rest while there is nothing to do
+
+    async def _rest(self, host: Host, timer: str) -> bool:
+        """Sleep until a tick of this timer may find something to do; True where it slept, or the tick does not come."""
+        if host.trouble.also(f"tick of {timer}", Fate.FAILS, self.plan.rates.skip):
+            return True
+        slept = False
+        while True:
+            mine = self.plan.doubled_ticks or host is self.hosts[0]
+            due = self._due(host, timer) if mine else None
+            now = host.instance.parts.clock()
+            if due is not None and due <= now:
+                return slept
+            slept = True
+            host.stirred[timer].clear()
+            try:
+                async with asyncio.timeout(None if due is None else (due - now).total_seconds()):
+                    await host.stirred[timer].wait()
+            except TimeoutError:
+                continue
+
+    def _due(self, host: Host, timer: str) -> datetime | None:
+        """When this timer next has something to do, by the instance's clock; None: not until something changes."""
+        now = host.instance.parts.clock()
+        match timer:
+            case "sync":
+                return self._first_due(WakeKind.SYNC)
+            case "poll":
+                return self._next_sight(now - self.now())
+            case "sweep":
+                if host.unswept or host.swept_on != now.toordinal():
+                    host.unswept, host.swept_on = False, now.toordinal()
+                    return now
+                times = [self._first_due(WakeKind.SWEEP)]
+                times += [_time(key) + timedelta(seconds=31) for key in self.table.keys("outbox|")[:1]]
+                midnight = datetime.combine(now + timedelta(days=1), datetime.min.time(), now.tzinfo)
+                return min((time for time in times if time is not None), default=midnight)
+        return None
+
+    def _first_due(self, kind: WakeKind) -> datetime | None:
+        for key in self.table.keys("due|"):
+            row = self.table.row(key)
+            if row is not None and row.values["kind"] == kind.value:
+                return _time(key)
+        return None
+
+    def _next_sight(self, ahead: timedelta) -> datetime | None:
+        """When poll may next see a device that has moved, by a clock that is so far ahead."""
+        now, lag = self.now(), self.tenant.quirks.stale_reads
+        self.tenant.fleet.advance(now)
+        found: list[datetime] = []
+        for key in self.table.keys("reset|"):
+            device, row = self.tenant.fleet.find(key.removeprefix("reset|")), self.table.row(key)
+            if device is None or row is None or row.values["state"] not in WATCHED:
+                continue
+            found += [max(now, at + lag) + ahead for at in device.changes_since(now - lag - SEEN_WITHIN)]
+            if (due := device.due()) is not None:
+                found.append(due + lag + ahead)
+        return min(found, default=None)
+
+    # --- what is seen
+
+    def _committed(self, changes: Sequence[Change]) -> None:
+        now = self.now()
+        for change in changes:
+            if change.key.startswith("event|") and change.kind is not ChangeKind.DELETE:
+                self._happened(rows.adapter(Event).validate_json(str(change.values["doc"])), now)
+        self.rules.committed(changes, now)
+        ends = any(change.key.startswith("ended|") for change in changes)
+        for host in self.hosts:
+            host.unswept = host.unswept or ends
+            for event in host.stirred.values():
+                event.set()
+        self._changed.set()
+
+    def _happened(self, event: Event, now: datetime) -> None:
+        words = " ".join(line.strip() for line in lines([passage(event)]))
+        self._note(f"  {words} ({event.request}, {event.seq})", event.device or "")
+        if event.to_state is State.READY and event.from_state is not State.READY:
+            device = self.tenant.fleet.find(event.device or "")
+            if device is not None:
+                self.tenant.fleet.advance(now)
+                self.rules.ready(event, device, now)
+
+    def sees_wipe(self, device: Device, order: str | None) -> None:
+        """Intune took a reset just now."""
+        wipe = device.wipes_received[-1]
+        self._note(f"  Intune takes the reset of {device.name}, order {order}", wipe.intune_id)
+        self.rules.taken(device, wipe, order, self.now())
+
+    def _told(self, body: str) -> None:
+        self.rules.told(body)
+        given: Json = json.loads(body)
+        if str(given["id"]) not in self._heard:
+            self._heard.add(str(given["id"]))
+            self._react(str(given["type"]).removeprefix("io.turnaround."), cast("Json", given["data"]))
+
+    # --- people
+
+    def _react(self, kind: str, data: Json) -> None:
+        likely, request = self.plan.reactions, data.get("requestId")
+        dice = self.people.random()
+        match kind:
+            case NoticeType.REQUEST_APPROVAL_NEEDED:
+                digest = cast("Json", data["evidence"])["digest"]
+                if dice < likely.approve:
+                    self._soon("approve", BOSS, requestId=request, digest=digest)
+                elif dice < likely.approve + likely.approve_wrongly:
+                    by, other = self.people.choice(((DESK, digest), (OTHER, digest), (BOSS, "0" * 64)))
+                    self._soon("approve", by, requestId=request, digest=other)
+                elif dice < likely.approve + likely.approve_wrongly + likely.decline:
+                    self._soon("decline", BOSS, requestId=request, digest=digest)
+            case NoticeType.DEVICE_ATTENTION | NoticeType.DEVICE_FAILED:
+                device = cast("Json", data["device"])["intuneId"]
+                again = self._tries[str(device)] < MOST_TRIES
+                if again and dice < likely.retry:
+                    self._tries[str(device)] += 1
+                    self._soon("retry", DESK, requestId=request, intuneId=device)
+                elif kind == NoticeType.DEVICE_ATTENTION and dice < likely.retry + likely.cancel:
+                    self._soon("cancel", DESK, requestId=request, intuneId=device)
+            case NoticeType.HALTED:
+                if dice < likely.resume and self._tries["resume"] < MOST_TRIES:
+                    self._tries["resume"] += 1
+                    self._soon("resume", BOSS)
+
+    def _soon(self, command: str, by: str, **more: object) -> None:
+        self._errand(self._give(command, by, self.people.choice((20, 600, 9000)), CONTROL, **more))
+
+    async def _give(self, command: str, by: str, after: float, queue: str, **more: object) -> None:
+        await asyncio.sleep(after * self.people.uniform(0.5, 1))
+        given = {name: value for name, value in more.items() if value is not None}
+        body = json.dumps({"command": command, "by": by, "why": "It seemed right.", **given})
+        self._note(f"{by} says {body} on {queue}")
+        for _ in range(self.people.choice((1, 1, 1, 2))):
+            await self.queues.send(queue, body)
+
+    def _ambush(self, changes: Sequence[Change]) -> None:
+        """Somebody wants to stop a send at the very moment at which it is committed."""
+        events = [change.key.split("|") for change in changes if change.key.startswith("event|")]
+        halts = not events or self.people.random() < 0.5
+        about = {} if halts else {"requestId": events[0][-1], "intuneId": events[0][1]}
+        self._errand(self._give("halt" if halts else "cancel", BOSS, 0, CONTROL, **about))
+
+    async def _ask(self, at: timedelta, text: str) -> None:
+        await asyncio.sleep(at.total_seconds())
+        request = parse(text).id
+        self._asked.append(request)
+        self._note(f"a message of the request {request}: {text}")
+        await self.queues.send(REQUESTS, text)
+
+    async def _act(self, act: Act) -> None:
+        await asyncio.sleep(act.at.total_seconds())
+        devices = self.tenant.fleet.devices
+        device, other = devices[act.number % len(devices)], devices[(act.number + 1) % len(devices)]
+        known = self._asked or [RequestId("R1")]
+        request = known[act.number % len(known)]
+        host = self.hosts[act.number % len(self.hosts)] if self.hosts else None
+        self._note(f"{act.deed}: {device.name}, {request}, {host.name if host else ''}")
+        match act.deed:
+            case Deed.CANCEL:
+                await self._give("cancel", DESK, 0, CONTROL, requestId=request)
+            case Deed.CANCEL_BY_FRONT:
+                await self._give("cancel", DESK, 0, REQUESTS, requestId=request)
+            case Deed.RETRY:
+                await self._give("retry", DESK, 0, CONTROL, requestId=request)
+            case Deed.APPROVE_BLINDLY | Deed.APPROVE_BY_FRONT:
+                plans = list(self._plans.items())
+                request, digest = plans[act.number % len(plans)]  # which may not have come yet
+                queue = CONTROL if act.deed is Deed.APPROVE_BLINDLY else REQUESTS
+                await self._give("approve", BOSS, 0, queue, requestId=request, digest=digest)
+            case Deed.HALT:
+                await self._give("halt", BOSS, 0, CONTROL)
+            case Deed.RESUME:
+                await self._give("resume", BOSS, 0, CONTROL)
+            case Deed.NONSENSE:
+                await self.queues.send(self.people.choice((REQUESTS, CONTROL)), "{nonsense")
+            case Deed.RENAME:
+                device.rename(f"{device.name.split('-')[0]}-{act.number}-new")
+            case Deed.SWAP_NAMES if self._alike(device, other):
+                first, second = device.name, other.name
+                device.rename(second)
+                other.rename(first)
+            case Deed.REENROL if self.plan.names.get(device.serial) != "retiring":  # it would be good then
+                self.tenant.fleet.enrol_anew(device, self.now())
+            case Deed.SWITCH_OFF | Deed.SWITCH_ON:
+                self.tenant.fleet.switch(device, on=act.deed is Deed.SWITCH_ON, now=self.now())
+            case Deed.START_INSTANCE if len(self.hosts) < 4:
+                self.start_instance()
+            case Deed.KILL_INSTANCE if host is not None:
+                self.kill(host)
+            case Deed.DRAIN_INSTANCE if host is not None:
+                await self._scale_in(host)
+
+    @property
+    def _plans(self) -> dict[RequestId, str]:
+        """The digest of every request that is asked for on this day, as far as the plan alone can tell it."""
+        found: dict[RequestId, str] = {}
+        for text in self._texts:
+            request = parse(text)
+            if isinstance(request, ResetRequest):
+                named = {selector.reference().value for selector in request.devices}
+                devices = [one for one in self.tenant.fleet.devices if self._named(one, named)]
+                ids = [ManagedDeviceId(one.intune.id) for one in devices if one.intune is not None]
+                found[request.id] = plan_digest(request.id, request.header_digest, ids)
+        return found or {RequestId("R1"): "1" * 64}
+
+    def _named(self, device: Device, names: Collection[str]) -> bool:
+        """Whether one of these names leads to a device that may be reset."""
+        identity = device.records.autopilot_identity or {}
+        good = self.plan.names.get(device.serial, GOOD) == GOOD
+        return good and not {device.serial, device.name, str(identity.get("groupTag"))}.isdisjoint(names)
+
+    @property
+    def _texts(self) -> list[str]:
+        plain = {"encoding": Encoding.PLAIN}
+        return [self.plan.scenario.message(one.model_copy(update=plain)) for one in self.plan.scenario.requests]
+
+    def _alike(self, one: Device, other: Device) -> bool:
+        """Whether names say the same of both: what stands in a device's way goes by its name too."""
+        names = self.plan.names
+        return names.get(one.serial, GOOD) == names.get(other.serial, GOOD)
+
+    # --- the whole
+
+    async def play(self) -> Outcome:
+        """Play the plan, wait for the end of everything, and check what is left."""
+        for table, text in zip(self.plan.scenario.requests, self._texts, strict=True):
+            self._errand(self._ask(table.at, text))
+        for at, text in self.plan.extra:
+            self._errand(self._ask(at, text))
+        for act in self.plan.acts:
+            self._errand(self._act(act))
+        limit = START + self.plan.calm_at + BOUND
+        await asyncio.sleep(self.plan.calm_at.total_seconds())
+        self._note("the trouble is over")
+        self.tenant.faults.clear()
+        self.tenant.change_quirks(self.tenant.quirks.model_copy(update=dict.fromkeys(CHANCES, 0.0)))
+        while not self._settled() and self.now() < limit:
+            self._changed.clear()
+            try:
+                async with asyncio.timeout(3600):
+                    await self._changed.wait()
+            except TimeoutError:
+                continue
+        for task in self._errands:
+            self.rules.broken(f"something is still on its way: {task.get_coro()!r}")
+        took = self.now() - START
+        store, accepted = Store(self.table), dict[str, bool]()
+        for key in self.table.keys("request|"):
+            status = await request_status(store, RequestId(key.removeprefix("request|")))
+            accepted[key.removeprefix("request|")] = status is not None and status.ended
+        self.rules.end(accepted, self._asked, self._waiting())
+        return Outcome(
+            plan=self.plan,
+            faults=self.rules.faults,
+            took=took,
+            injected=self.injected,
+            ends=self.rules.ended,
+            resets=sum(len(sent.taken) for sent in self.rules.orders.values()),
+            log=self.log,
+            table={key: dict(values) for key, values in self.table.contents().items()},
+            queues={name: self.queues.waiting(name) for name in self.queues.names()},
+        )
+
+    def _waiting(self) -> dict[str, int]:
+        names = [name for queue in TRIGGERING for name in (queue, queue + POISON)]
+        return {name: len(self.queues.waiting(name)) for name in names}
+
+    def _settled(self) -> bool:
+        left = any(self.table.keys(prefix) for prefix in ("due|", "outbox|", "reset|", "approval|"))
+        return not left and not self._errands and not any(self._waiting().values())
+
+
+@dataclass
+class _Watched(httpx.AsyncBaseTransport):
+    """Says which resets Intune took by a call, and under which order."""
+
+    way: httpx.AsyncBaseTransport
+    day: Day
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        content = await request.aread()
+        if request.method != "POST" or b"/wipe" not in content:
+            return await self.way.handle_async_request(request)
+        orders = dict(_orders(json.loads(content)))
+        fleet: Fleet = self.day.tenant.fleet
+        devices = {name: device for name in orders if (device := fleet.find(name)) is not None}
+        before = {name: len(device.wipes_received) for name, device in devices.items()}
+
+        def look() -> None:
+            for name, device in devices.items():
+                if len(device.wipes_received) > before[name]:
+                    before[name] = len(device.wipes_received)
+                    self.day.sees_wipe(device, orders[name])
+
+        try:
+            return await self.way.handle_async_request(request)
+        finally:
+            look()
+
+
+def _orders(batch: Json) -> list[tuple[str, str]]:
+    """The devices of a batch of wipes, each with the id of its order."""
+    items = cast("list[Json]", batch["requests"])
+    return [
+        (str(item["url"]).split("/")[-2].lower(), str(cast("Json", item["headers"])["client-request-id"]))
+        for item in items
+        if str(item["url"]).endswith("/wipe")
+    ]
+
+
+def _time(key: str) -> datetime:
+    """The time in the key of a row that is ordered by it."""
+    return datetime.strptime(key.split("|")[1], "%Y%m%dT%H%M%S.%f%z")
+
+
+def _single(error: BaseException) -> list[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        return [found for one in error.exceptions for found in _single(one)]
+    return [error]

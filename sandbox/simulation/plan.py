@@ -1,0 +1,438 @@
+"""What a seed draws: a tenant, its devices, what is asked of them, what people do, and what goes wrong."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+from random import Random
+
+from sandbox.scenario import Scenario
+from sandbox.tenant.calls import Fault, FaultKind
+from sandbox.tenant.devices import Json
+from sandbox.tenant.quirks import ACTION_NAMES, iso
+from sandbox.virtual.world import START
+from shared.domain.request import Part, ResetRequest, messages
+
+DESK, BOSS, OTHER = "desk@contoso.example", "boss@contoso.example", "someone@contoso.example"
+"""Who asks, who may approve, and who may do neither."""
+TAGS = ("LAB", "AULA")
+GOOD = "good"
+"""How the name of a device begins that may be reset; what stands in the way of the others is in their names."""
+
+
+class Deed(StrEnum):
+    """What people, and machines, do at a drawn time."""
+
+    CANCEL = "cancel"
+    CANCEL_BY_FRONT = "cancel by the front's queue"
+    RETRY = "retry"
+    APPROVE_BLINDLY = "approve blindly"
+    APPROVE_BY_FRONT = "approve by the front's queue"
+    HALT = "halt"
+    RESUME = "resume"
+    NONSENSE = "nonsense"
+    RENAME = "rename"
+    SWAP_NAMES = "swap names"
+    REENROL = "re-enrol"
+    SWITCH_OFF = "switch off"
+    SWITCH_ON = "switch on"
+    START_INSTANCE = "start an instance"
+    KILL_INSTANCE = "kill an instance"
+    DRAIN_INSTANCE = "scale in"
+
+
+@dataclass(frozen=True, order=True)
+class Act:
+    """One deed. `number` chooses whom it concerns: a request, a device or an instance, counted round."""
+
+    at: timedelta
+    deed: Deed
+    number: int = 0
+
+
+@dataclass(frozen=True)
+class Rates:
+    """How likely each call meets each trouble, as long as there is trouble."""
+
+    storage: float = 0.0
+    """Of table and queue calls: fails before or after it took effect, takes effect late, conflicts."""
+    graph: float = 0.0
+    """Of HTTP calls: refused, lost before or after they took effect, arriving late."""
+    slow: float = 0.0
+    """Of all calls: takes up to a minute, or two."""
+    death: float = 0.0
+    """Of all calls: the process dies before it takes effect, after it, or while it is on its way."""
+    repeat: float = 0.0
+    """Of messages: put on their queue twice, or shown late."""
+    lease: float = 0.0
+    """Of messages received: hidden for seconds only, so that another takes them while they are handled."""
+    skip: float = 0.0
+    """Of timer ticks: does not come."""
+    ambush: float = 0.0
+    """Of sends about to be committed: waits for so long that a halt or a cancel, given just then, comes before it."""
+
+
+@dataclass(frozen=True)
+class Reactions:
+    """How likely people react to what they are told."""
+
+    approve: float = 0.5
+    approve_wrongly: float = 0.2
+    """With another digest, or one's own request, or without the right to."""
+    decline: float = 0.1
+    retry: float = 0.3
+    cancel: float = 0.2
+    resume: float = 0.6
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A day, from which everything else follows."""
+
+    seed: int
+    scenario: Scenario
+    acts: Sequence[Act] = ()
+    rates: Rates = Rates()
+    reactions: Reactions = Reactions()
+    clocks: Sequence[timedelta] = (timedelta(),)
+    """By how much the clock of each instance is ahead; new ones take them in turn."""
+    outages: Sequence[tuple[timedelta, timedelta]] = ()
+    """When Graph cannot be reached: from, until."""
+    order_faults: Sequence[Fault] = ()
+    """What meets orders of resets at the tenant, beside its quirks."""
+    doubled_ticks: bool = False
+    """Whether timers tick in every instance, not in one alone."""
+    calm_at: timedelta = timedelta(hours=6)
+    """When trouble ends."""
+    extra: Sequence[tuple[timedelta, str]] = ()
+    """Further messages on the queue of requests: repeats, and other content under a known id."""
+    names: dict[str, str] = field(default_factory=dict)
+    """By serial number, what stands in the way of the device: the name's first word."""
+
+
+def draw(seed: int, size: int = 8) -> Plan:
+    """The plan of this seed, with at most `size` devices."""
+    chance = Random(f"plan/{seed}")
+    calm_at = timedelta(minutes=chance.choice((90, 240, 600, 1500)))
+    devices, names = _fleet(chance, max(1, round(size * chance.uniform(0.3, 1))))
+    requests, extra = _requests(chance, devices, calm_at, size)
+    policy = _policy(chance, size)
+    scenario = Scenario.model_validate(
+        {
+            "scenario": {"name": "bad-day", "time_limit": "P90D"},
+            "tenant": {"quirks": {**_quirks(chance), "write_limit": policy["writes_per_window"]}},
+            "policy": policy,
+            "devices": devices,
+            "requests": requests,
+        }
+    )
+    return Plan(
+        seed=seed,
+        scenario=scenario,
+        acts=_acts(chance, calm_at),
+        rates=_rates(chance),
+        reactions=_reactions(chance),
+        clocks=_clocks(chance),
+        outages=_outages(chance, calm_at),
+        order_faults=_order_faults(chance),
+        doubled_ticks=chance.random() < 0.3,
+        calm_at=calm_at,
+        extra=extra,
+        names=names,
+    )
+
+
+def calm(seed: int, devices: int) -> Plan:
+    """A day on which nothing goes wrong: that many devices, in one request."""
+    policy = {"approval_above": 5000, "wave_above": 5000, "resets_per_hour": 5000, "resets_per_day": 5000}
+    scenario = Scenario.model_validate(
+        {
+            "scenario": {"name": "calm-day", "time_limit": "P90D"},
+            "tenant": {"quirks": {"daily_wipe_limit": 5000}},
+            "policy": {**policy, "unapproved_per_day": 5000, "fleet_share_per_day": 1.0},
+            "devices": [{"count": devices, "name": GOOD + "-{n}", "group_tag": TAGS[0], "first_check_in": "PT4M"}],
+            "requests": [{"body": _body("R1", [{"groupTag": TAGS[0]}])}],
+        }
+    )
+    return Plan(seed=seed, scenario=scenario, calm_at=timedelta(), reactions=Reactions(0, 0, 0, 0, 0, 0))
+
+
+# --- devices ------------------------------------------------------------------------------------------------------
+
+_WAYS: Sequence[tuple[int, Json]] = (
+    (6, {"first_check_in": "PT4M", "check_in_every": "PT3H"}),
+    (4, {}),
+    (2, {"first_check_in": "PT3M", "reset_duration": "PT1H50M"}),
+    (2, {"first_check_in": "PT2M", "next_user": "next@contoso.example", "next_user_after": "PT40M"}),
+    (2, {"first_check_in": "PT5M", "off_from": "PT20M", "off_until": "PT5H"}),
+    (1, {"off_from": "PT0S"}),
+    (1, {"off_from": "PT10M", "off_until": "P16D"}),
+    (1, {"reacts_to_sync": False, "check_in_every": "P3D"}),
+    (1, {"first_check_in": "PT5M", "failure": "winre_disabled"}),
+    (1, {"first_check_in": "PT5M", "failure": "silent_failure"}),
+    (1, {"first_check_in": "PT5M", "failure": "interrupted"}),
+    (1, {"first_check_in": "PT5M", "failure": "reset_fails_midway"}),
+    (1, {"first_check_in": "PT5M", "failure": "power", "on_battery_until": "PT2H"}),
+)
+"""How devices behave, and how often."""
+
+_BARRED: dict[str, Json] = {
+    "vip": {},
+    "hybrid": {"join": "hybrid"},
+    "strange": {"autopilot": False},
+    "server": {"os_version": "10.0.20348.2113", "sku_family": "Server"},
+    "retiring": {"pending_actions": [{"name": "retire"}]},
+    "managed": {"management_agent": "configurationManagerClientMdm"},
+}
+"""Devices that may never be reset. Those called vip are protected by the policy."""
+
+
+def _fleet(chance: Random, count: int) -> tuple[list[Json], dict[str, str]]:
+    devices: list[Json] = []
+    names: dict[str, str] = {}
+    weights, ways = zip(*_WAYS, strict=True)
+    for number in range(1, count + 1):
+        kind = chance.choice(sorted(_BARRED)) if chance.random() < 0.15 else GOOD
+        (way,) = chance.choices(ways, weights)
+        serial = f"SN-{number:04}"
+        names[serial] = kind
+        devices.append(
+            {
+                "name": f"{kind}-{number}",
+                "serial": serial,
+                "first": number,
+                "group_tag": chance.choice(TAGS),
+                "primary_user": chance.choice(("", "student{n}@contoso.example", "student{n}@contoso.example")),
+                **way,
+                **_BARRED.get(kind, {}),
+            }
+        )
+    return devices, names
+
+
+# --- the tenant ---------------------------------------------------------------------------------------------------
+
+
+def _quirks(chance: Random) -> Json:
+    """A dialect of Graph, within what the policy's durations allow for."""
+    pick = chance.choice
+    noisy = chance.random() < 0.6
+    found: Json = {
+        "action_name": pick((*ACTION_NAMES, "varies")),
+        "action_results": pick(("filled", "filled", "always_empty")),
+        "action_done_at": pick(("pickup", "end")),
+        "management_state": pick(("moves", "stuck", "never")),
+        "primary_user_cleared": pick(("trigger", "pickup", "end", "late")),
+        "list_seconds_only": pick((True, False)),
+        "list_incomplete": pick((0.0, 0.0, 0.2)),
+        "filter_support": pick(("reference", "schema")),
+        "unsupported_filter_ignored": pick((True, False)),
+        "stale_reads": pick(("PT0S", "PT1M", "PT4M")),
+        "audit_lag": pick(("PT1M", "PT5M", "PT30M")),
+        "clock_offset": pick(("PT0S", "PT0S", "-PT4M", "PT4M")),
+        "retry_after": pick(("present", "missing")),
+        "deleted_record_stub": pick((True, False)),
+        "page_size": pick((3, 1000, 1000, 1000)),
+        "daily_wipe_limit": pick((2, 500, 500)),
+        "daily_limit_answer": pick(("429", "429_told", "400_told")),
+        "multi_admin_approval": pick(("off",) * 12 + ("400", "403", "409", "412")),
+        "approval_code_in": pick(("header", "body", "both")),
+        "approval_ids": pick(("id", "request_id", "both")),
+        "approval_filter": pick(("works", "ignored", "refused")),
+        "admin_decides": pick(("never", "approve", "approve", "reject")),
+        "admin_decides_after": pick(("PT20M", "PT5H", "P4D")),
+    }
+    if chance.random() < 0.15:  # nothing but the audit, late, shows that an order was taken
+        found |= {"action_results": "always_empty", "management_state": "never", "audit_lag": "PT30M"}
+    if noisy:
+        share = pick((0.01, 0.05))
+        found |= {name: pick((0.0, share)) for name in ("p429", "p503", "p503_acted", "lost_answer", "forbidden")}
+    return found
+
+
+_TIGHT: Sequence[Json] = (
+    {"resets_per_hour": 1, "resets_per_day": 500},
+    {"resets_per_day": 2},
+    {"resets_per_device": 1},
+    {"unapproved_per_day": 1},
+    {"approval_above": 0},
+    {"wave_above": 1, "wave_first": 1},
+)
+"""On many days one limit is tight."""
+
+
+def _policy(chance: Random, size: int) -> Json:
+    """Limits, most of them wide on most days, so that a few devices meet some of them; and waits short or long."""
+    strict, most = chance.choice((0.0, 0.2, 0.6)), max(2, size)
+
+    def pick[T](values: Sequence[T]) -> T:
+        return chance.choice(values) if chance.random() < strict else values[-1]
+
+    tight = chance.choice((*_TIGHT, *_TIGHT, {}, {}, {}))
+    return {
+        "approvers": ["boss*"],
+        "protected_devices": ["vip-*"],
+        "approval_above": pick((1, 3, 500)),
+        "unapproved_per_day": pick((1, 3, most, 500)),
+        "resets_per_hour": pick((1, 3, most, 200)),
+        "resets_per_day": pick((2, 5, most, 500)),
+        "resets_per_device": pick((1, 2, 5)),
+        "fleet_share_per_day": pick((0.25, 0.5, 1.0)),
+        "fleet_share_floor": pick((1, 3, 50)),
+        "over_cap": chance.choice(("hold", "hold", "refuse")),
+        "wave_above": pick((2, most, 50)),
+        "wave_first": pick((1, 2)),
+        "wave_growth": chance.choice((1, 4)),
+        "wave_within": chance.choice(("PT3H", "PT12H")),
+        "halt_failed_min": pick((2, 5, 0)),
+        "halt_refused": pick((3, 200)),
+        "halt_burst_factor": pick((1, 5, 0)),
+        "halt_burst_floor": pick((2, 300)),
+        "writes_per_window": chance.choice((21, 30, 180)),
+        "sync_attempts": pick((1, 4)),
+        "request_valid_for": pick(("PT6H", "P1D", "P7D")),
+        "approval_within": pick(("PT3H", "P1D")),
+        "approval_valid_for": pick(("PT3H", "P3D")),
+        "held_for": pick(("PT4H", "P1D")),
+        "lookup_for": pick(("PT2H", "P1D")),
+        "parts_within": pick(("PT10M", "PT1H")),
+        "admin_approval_poll": chance.choice(("PT10M", "PT2H", "PT2H", "PT2H")),
+        "triggered_for": pick(("PT6H", "P3D")),
+        "attention_for": chance.choice(("PT3H", "PT3H", "PT3H", "PT12H", "PT12H", "P14D")),
+        **tight,
+    }
+
+
+# --- requests -----------------------------------------------------------------------------------------------------
+
+
+def _body(request: str, selectors: Sequence[Json], **more: object) -> Json:
+    return {"requestId": request, "requester": DESK, "reason": "TICKET-1", "devices": list(selectors), **more}
+
+
+def _requests(
+    chance: Random, devices: Sequence[Json], calm_at: timedelta, size: int
+) -> tuple[list[Json], list[tuple[timedelta, str]]]:
+    requests: list[Json] = []
+    extra: list[tuple[timedelta, str]] = []
+    for number in range(1, chance.randint(2, min(3 + size // 2, 8))):
+        at = calm_at * chance.random() * chance.choice((0.05, 0.9))
+        more: Json = {}
+        starts = START + at
+        if chance.random() < 0.25:
+            starts += timedelta(minutes=chance.choice((-30, 20, 400, 2000)))
+            more["notBefore"] = starts.isoformat()
+        if chance.random() < 0.25:
+            more["readyBy"] = (starts + timedelta(minutes=chance.choice((10, 150, 900)))).isoformat()
+        if chance.random() < 0.3:
+            more["outcomeQueue"] = "reset-results-desk"
+        if chance.random() < 0.15:
+            more["requester"] = BOSS
+        body = _body(f"R{number}", _selectors(chance, devices), **more)
+        texts = [json.dumps(body)]
+        if chance.random() < 0.3:
+            texts = _in_parts(body)
+        for part, text in enumerate(texts):
+            late = timedelta(minutes=chance.choice((0, 0, 3, 30))) * part
+            requests.append({"raw": text, "at": iso(at + late)})
+            if chance.random() < 0.3:
+                extra.append((at + timedelta(minutes=chance.choice((0, 5, 300))), text))
+        if chance.random() < 0.2:
+            other = {**body, "reason": "Something else under the same id."}
+            extra.append((at + timedelta(minutes=chance.choice((0, 60))), json.dumps(other)))
+    return requests, extra
+
+
+def _selectors(chance: Random, devices: Sequence[Json]) -> list[Json]:
+    if chance.random() < 0.3:
+        return [{"groupTag": chance.choice(TAGS)}]
+    most = 1 if chance.random() < 0.4 else max(1, len(devices) * 2 // 3)
+    chosen = chance.sample(list(devices), chance.randint(1, most))
+    found: list[Json] = []
+    for device in chosen:
+        kind = chance.choice(("serialNumber", "name"))
+        found.append({kind: device["serial" if kind == "serialNumber" else "name"]})
+    if chance.random() < 0.2:
+        found.append({"serialNumber": "SN-NOBODYS"})
+    return found
+
+
+def _in_parts(body: Json) -> list[str]:
+    """The request in messages of two or three devices each; one that fits is one message."""
+    whole = ResetRequest.model_validate(body)
+    single = whole.model_copy(update={"devices": whole.devices[:1], "part": Part(number=500, of=500)})
+    return messages(whole, len(single.model_dump_json(by_alias=True, exclude_none=True)) + 60)
+
+
+# --- people and trouble -------------------------------------------------------------------------------------------
+
+_DEEDS = {
+    Deed.CANCEL: 5,
+    Deed.CANCEL_BY_FRONT: 1,
+    Deed.RETRY: 5,
+    Deed.APPROVE_BLINDLY: 3,
+    Deed.APPROVE_BY_FRONT: 1,
+    Deed.HALT: 3,
+    Deed.RESUME: 3,
+    Deed.NONSENSE: 1,
+    Deed.RENAME: 1,
+    Deed.SWAP_NAMES: 1,
+    Deed.REENROL: 1,
+    Deed.SWITCH_OFF: 1,
+    Deed.SWITCH_ON: 1,
+    Deed.START_INSTANCE: 2,
+    Deed.KILL_INSTANCE: 4,
+    Deed.DRAIN_INSTANCE: 2,
+}
+
+
+def _acts(chance: Random, calm_at: timedelta) -> list[Act]:
+    deeds = chance.choices(list(_DEEDS), list(_DEEDS.values()), k=chance.choice((0, 3, 10)))
+    early = (chance.choice((0.1, 1.0)) for _ in deeds)
+    return sorted(
+        Act(calm_at * chance.random() * soon, deed, chance.randrange(1000))
+        for deed, soon in zip(deeds, early, strict=True)
+    )
+
+
+def _rates(chance: Random) -> Rates:
+    hard = chance.choice((0.0, 0.3, 1.0, 1.0, 3.0))
+    return Rates(
+        storage=hard * chance.choice((0.0, 0.01, 0.03)),
+        graph=hard * chance.choice((0.0, 0.02, 0.1)),
+        slow=hard * chance.choice((0.0, 0.01)),
+        death=hard * chance.choice((0.0, 0.001, 0.005)),
+        repeat=hard * chance.choice((0.0, 0.1)),
+        lease=hard * chance.choice((0.0, 0.1)),
+        skip=hard * chance.choice((0.0, 0.1)),
+        ambush=chance.choice((0.0, 0.0, 0.2)),
+    )
+
+
+def _reactions(chance: Random) -> Reactions:
+    often = (0.0, 0.1, 0.5)
+    return Reactions(
+        approve=chance.choice((0.1, 0.5, 0.8)),
+        approve_wrongly=chance.choice(often),
+        decline=chance.choice(often),
+        retry=chance.choice(often),
+        cancel=chance.choice((0.0, 0.0, 0.3)),
+        resume=chance.choice((0.3, 0.9)),
+    )
+
+
+def _order_faults(chance: Random) -> list[Fault]:
+    kinds = chance.sample(list(FaultKind), chance.choice((0, 0, 1, 3)))
+    return [Fault(on="wipe", fault=kind, times=chance.randint(1, 3), skip=chance.randint(0, 3)) for kind in kinds]
+
+
+def _clocks(chance: Random) -> list[timedelta]:
+    """One instance or several; half of the time their clocks differ."""
+    differ = chance.choice((0, 0, 1, 4))
+    return [timedelta(minutes=chance.uniform(-differ, differ) / 2) for _ in range(chance.choice((1, 2, 3)))]
+
+
+def _outages(chance: Random, calm_at: timedelta) -> list[tuple[timedelta, timedelta]]:
+    begins = [calm_at * chance.random() for _ in range(chance.choice((0, 0, 1, 2)))]
+    return [(at, at + timedelta(minutes=chance.choice((3, 40, 300)))) for at in begins]

@@ -12,7 +12,7 @@ from sandbox.simulation.day import Outcome, play
 from sandbox.simulation.plan import calm, draw
 from shared.domain.states import State
 
-DAYS, CHUNK, SIZE = 180, 6, 6
+DAYS, CHUNK, SIZE = 90, 6, 6
 """Seeds that every run of the tests plays, how many at a time, and with how many devices at most."""
 
 FOUND: dict[int, str] = {}

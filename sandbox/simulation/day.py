@@ -334,7 +334,7 @@ class Day:
 
     def _next_sight(self, ahead: timedelta) -> datetime | None:
         """When poll may next see a device that has moved, by a clock that is so far ahead."""
-        now, lag = self.now(), self.tenant.quirks.stale_reads
+        now, lag = self.now(), self.plan.scenario.tenant.quirks.stale_reads
         self.tenant.fleet.advance(now)
         found: list[datetime] = []
         for key in self.table.keys("reset|"):
@@ -508,12 +508,21 @@ class Day:
         names = self.plan.names
         return names.get(one.serial, GOOD) == names.get(other.serial, GOOD)
 
+    async def _replicas(self) -> None:
+        """Copies of Graph answer in turn, some of them stale: what was seen may go back in time."""
+        stale = self.plan.scenario.tenant.quirks.stale_reads
+        while stale and not self.calm():
+            await asyncio.sleep(self.people.uniform(20, 600))
+            shown = self.people.choice((timedelta(), stale))
+            self.tenant.change_quirks(self.tenant.quirks.model_copy(update={"stale_reads": shown}))
+
     # --- the whole
 
     async def play(self) -> Outcome:
         """Play the plan, wait for the end of everything, and check what is left."""
         for table, text in zip(self.plan.scenario.requests, self._texts, strict=True):
             self._errand(self._ask(table.at, text))
+        self._errand(self._replicas())
         for at, text in self.plan.extra:
             self._errand(self._ask(at, text))
         for act in self.plan.acts:

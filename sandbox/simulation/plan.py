@@ -160,6 +160,7 @@ def calm(seed: int, devices: int) -> Plan:
 
 # --- devices ------------------------------------------------------------------------------------------------------
 
+_DOZES: Json = {"first_check_in": "PT5M", "off_from": "PT8M", "off_until": "PT40M"}
 _WAYS: Sequence[tuple[int, Json]] = (
     (6, {"first_check_in": "PT4M", "check_in_every": "PT3H"}),
     (4, {}),
@@ -174,6 +175,8 @@ _WAYS: Sequence[tuple[int, Json]] = (
     (1, {"first_check_in": "PT5M", "failure": "interrupted"}),
     (1, {"first_check_in": "PT5M", "failure": "reset_fails_midway"}),
     (1, {"first_check_in": "PT5M", "failure": "power", "on_battery_until": "PT2H"}),
+    (2, {**_DOZES, "failure": "power"}),
+    (1, {**_DOZES, "failure": "power", "on_battery_until": "PT38M"}),
 )
 """How devices behave, and how often."""
 
@@ -243,7 +246,7 @@ def _quirks(chance: Random) -> Json:
         "admin_decides": pick(("never", "approve", "approve", "reject")),
         "admin_decides_after": pick(("PT20M", "PT5H", "P4D")),
     }
-    if chance.random() < 0.15:  # nothing but the audit, late, shows that an order was taken
+    if chance.random() < 0.2:  # nothing but the audit, late, shows that an order was taken
         found |= {"action_results": "always_empty", "management_state": "never", "audit_lag": "PT30M"}
     if noisy:
         share = pick((0.01, 0.05))
@@ -258,6 +261,7 @@ _TIGHT: Sequence[Json] = (
     {"unapproved_per_day": 1},
     {"approval_above": 0},
     {"wave_above": 1, "wave_first": 1},
+    {"request_valid_for": "PT30M", "approval_above": 0},
 )
 """On many days one limit is tight."""
 
@@ -317,7 +321,7 @@ def _requests(
     requests: list[Json] = []
     extra: list[tuple[timedelta, str]] = []
     for number in range(1, chance.randint(2, min(3 + size // 2, 8))):
-        at = calm_at * chance.random() * chance.choice((0.05, 0.9))
+        at = calm_at * chance.random() * chance.choice((0.001, 0.05, 0.9))
         more: Json = {}
         starts = START + at
         if chance.random() < 0.25:

@@ -23,6 +23,9 @@ from shared.state.table import Change, Conflict, Row
 ORDERS = 4
 """So many times likelier than other calls to Graph are orders of resets to meet trouble."""
 
+MOST_CALLS = 200_000
+"""More than this no instance needs in a day: it tries the same again and again."""
+
 Spawn = Callable[[Coroutine[object, object, None]], object]
 """Lets something go on whatever becomes of whoever started it."""
 
@@ -66,11 +69,15 @@ class Trouble:
     spawn: Spawn
     note: Callable[[str, Fate, str], None]
     dead: bool = False
+    calls: int = 0
 
     def fate(self, kind: str, rate: float, fates: Sequence[Fate], about: str = "") -> Fate:
         """What becomes of the next call of a dead instance is death; else mostly nothing."""
         if self.dead:
             raise asyncio.CancelledError("a dead process calls nobody")
+        self.calls += 1
+        if self.calls > MOST_CALLS:
+            raise RuntimeError("it goes round in circles")
         if self.calm():
             return Fate.WELL
         dice, rates = self.chance.random(), self.rates

@@ -15,8 +15,10 @@ from shared.domain.states import State
 DAYS, CHUNK, SIZE = 90, 6, 6
 """Seeds that every run of the tests plays, how many at a time, and with how many devices at most."""
 
-FOUND: dict[int, str] = {}
-"""Seeds beyond those that show what was once wrong, each with what it found."""
+FOUND = {
+    9: "a device that was to be retired was reset: no list shows what is pending on it, and nobody asked for it alone",
+}
+"""Seeds that show what was once wrong, should it come back."""
 
 
 @pytest.mark.parametrize("first", range(1, DAYS, CHUNK))
@@ -32,8 +34,8 @@ def test_what_was_found_once_is_mended(seed: int) -> None:
 
 
 def test_bad_days_are_bad_and_devices_become_ready_all_the_same() -> None:
-    days = [one(seed, SIZE) for seed in range(1, 21)]
-    assert sum(day.ends["ready"] for day in days) > 5
+    days = [one(seed, SIZE) for seed in range(1, 11)]
+    assert sum(day.ends["ready"] for day in days) > 2
     kinds = {kind for day in days for kind in day.injected}
     assert {"graph call", "table commit", "table read", "queue send"} <= {kind.split(":")[0] for kind in kinds}
     assert any("the process dies" in kind for kind in kinds)

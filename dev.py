@@ -120,7 +120,7 @@ def demo() -> None:
 
 
 def bench() -> None:
-    """Measure, and write what was measured into docs/performance.md; about three minutes."""
+    """Measure, and write what was measured into docs/performance.md; about five minutes."""
     setup()
     run(python(), "-m", "bench", *sys.argv[2:])
 

@@ -1,6 +1,5 @@
 """What a cold process pays to load the app: fresh processes, in turns."""
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -10,12 +9,14 @@ from pathlib import Path
 
 import psutil
 
-from bench.measure import ROOT, Cell, Table, median
+from bench.measure import ROOT, Cell, Table, environment, median
+from bench.start import BARE
 from sandbox.processes import ready_line, spawn, stop
 
-ROUNDS = 5
+ROUNDS = 9
 BASE = "azure.functions alone"
 _APP = "import function_app"
+_ONE_MODEL = "\nfrom pydantic import BaseModel\nclass One(BaseModel):\n    one: str"
 _ONE_DEVICE = (
     "from kiota_serialization_json.json_parse_node_factory import JsonParseNodeFactory as F\n"
     "from msgraph.generated.models.managed_device_collection_response import ManagedDeviceCollectionResponse as R\n"
@@ -24,6 +25,8 @@ _ONE_DEVICE = (
 LOADED = {
     "Python alone": "",
     BASE: "import azure.functions",
+    "a bare app: one queue, one timer": BARE,
+    "+ pydantic and one model of one field": f"{BARE}{_ONE_MODEL}",
     "the app (`function_app`)": _APP,
     "+ table SDK": f"{_APP}, azure.data.tables.aio",
     "+ queue SDK": f"{_APP}, azure.storage.queue.aio",
@@ -66,13 +69,13 @@ def run() -> Table:
 
 
 def _start(program: str) -> Start:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("TURNAROUND_")}
     app = {"TURNAROUND_STORAGE": "UseDevelopmentStorage=true", "TURNAROUND_TENANT_ID": "bench.example"}
+    app |= {"TURNAROUND_POLICY_FILE": "policy.toml", "TURNAROUND_WINDOWS_FILE": "windows.toml"}  # as it is deployed
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         errors = Path(folder) / "stderr.log"
         command = [sys.executable, "-c", program]
         began = time.perf_counter()
-        process = spawn(command, env=kept | app, cwd=ROOT, stdout=subprocess.PIPE, stderr=errors)
+        process = spawn(command, env=environment(app), cwd=ROOT, stdout=subprocess.PIPE, stderr=errors)
         try:
             told = ready_line(process, stderr=errors)
             wall = (time.perf_counter() - began) * 1000

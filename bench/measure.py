@@ -6,7 +6,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -21,7 +21,7 @@ from shared.graph.endpoint import GraphEndpoint
 from shared.graph.gateway import GraphIntune
 
 ROOT = Path(__file__).resolve().parents[1]
-TOKEN = "sandbox"  # noqa: S105 - what the simulated tenant accepts
+TOKEN = "sandbox"
 PACKAGES = ("msgraph-sdk", "httpx", "azure-functions", "azure-data-tables", "azure-storage-queue", "fastapi")
 GROUP = 50_000
 """Most devices in one [[devices]] table of a scenario."""
@@ -75,7 +75,8 @@ def machine() -> dict[str, str]:
     cores, load = os.cpu_count() or 0, psutil.getloadavg()[0]
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "machine": f"{_processor()}, {cores} cores, {memory:.0f} GiB, load {load:.1f} at the start",
+        "machine": f"{_processor()}, {cores} cores, {memory:.0f} GiB",
+        "load": f"load {load:.1f} at the start",
         "system": f"{platform.system()} {platform.machine()}, {platform.python_implementation()} "
         f"{platform.python_version()}",
         "versions": ", ".join(f"{name} {version(name)}" for name in PACKAGES),
@@ -119,6 +120,12 @@ def tenant(devices: int, **quirks: str | int) -> Iterator[str]:
 async def connect(url: str) -> GraphIntune:
     """The gateway, as the app makes it, to a tenant of the sandbox."""
     return await GraphIntune.create(GraphEndpoint.parse(url), StaticTokenCredential(TOKEN))
+
+
+def environment(app: Mapping[str, str]) -> dict[str, str]:
+    """For a child that loads the app: these settings and no others of its own, and byte code is kept once compiled."""
+    foreign = ("TURNAROUND_", "PYTHONDONTWRITEBYTECODE")
+    return {name: value for name, value in os.environ.items() if not name.startswith(foreign)} | dict(app)
 
 
 def child(module: str, *arguments: str, timeout: float = 120) -> dict[str, object]:

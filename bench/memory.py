@@ -46,7 +46,7 @@ def _child(what: str, url: str, measure: str, count: int) -> tuple[float, float]
 async def _measure(what: str, url: str, measure: str) -> dict[str, object]:
     async with await connect(url) as intune:
         began = time.perf_counter()
-        with _traced() if measure == "traced" else _resident() as grown:
+        with _traced() if measure == "traced" else resident() as grown:
             devices = await (_list(intune) if what == "changed_since" else _find(intune))
         return {"devices": devices, "mb": grown[0], "seconds": time.perf_counter() - began}
 
@@ -62,7 +62,7 @@ def _traced() -> Iterator[list[float]]:
 
 
 @contextmanager
-def _resident() -> Iterator[list[float]]:
+def resident() -> Iterator[list[float]]:
     """Gives, after the block, the most that resident memory grew by in it, in MB, looked at every 2 ms."""
     grown: list[float] = []
     process, ended = psutil.Process(), threading.Event()

@@ -18,6 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 DIST = ROOT / "dist"
 SITE_PACKAGES = Path(".python_packages") / "lib" / "site-packages"
+TOOLS = ROOT / ".venv" / ("Scripts" if os.name == "nt" else "bin")
 PLATFORM = "x86_64-manylinux_2_28"
 
 
@@ -45,8 +46,8 @@ def app_files(root: Path = ROOT) -> list[Path]:
 
 def install_dependencies(target: Path) -> None:
     """Install requirements.txt as Azure will run it; compiled, as compiling at a cold start takes half a second."""
-    uv = ROOT / ".venv" / ("Scripts/uv.exe" if os.name == "nt" else "bin/uv")
-    if not uv.exists():
+    uv = shutil.which("uv", path=str(TOOLS))
+    if uv is None:
         sys.exit("There is no .venv with uv yet. Run `make setup` (or `python dev.py setup`) first.")
     command = [uv, "pip", "install", "--quiet", "--require-hashes", "-r", ROOT / "requirements.txt", "--target", target]
     command += ["--python-version", "3.13", "--python-platform", PLATFORM, "--only-binary", ":all:"]
@@ -57,18 +58,27 @@ def install_dependencies(target: Path) -> None:
         sys.exit(f"The dependencies could not be installed (uv ended with {code}); its message is above.")
 
 
+def copy_app(target: Path, root: Path = ROOT) -> None:
+    """Copy the app's own files and compile them too: in Azure their folder is read-only, so that every cold start would
+    do it again (learn.microsoft.com/azure/azure-functions/run-functions-from-deployment-package)."""
+    for path in app_files(root):
+        (target / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(root / path, target / path)
+    python = str(shutil.which("python", path=str(TOOLS)))
+    subprocess.check_call([python, "-m", "compileall", "-qq", "--invalidation-mode", "unchecked-hash", str(target)])
+
+
 def build() -> Path:
     """Build the package and say where it is."""
     staging = DIST / "packages"
     shutil.rmtree(staging, ignore_errors=True)
-    install_dependencies(staging)
+    copy_app(staging)
+    install_dependencies(staging / SITE_PACKAGES)
     package = DIST / "turnaround.zip"
     with zipfile.ZipFile(package, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
-        for path in app_files():
-            archive.write(ROOT / path, path)
         for path in sorted(staging.rglob("*")):
             if path.is_file():
-                archive.write(path, SITE_PACKAGES / path.relative_to(staging))
+                archive.write(path, path.relative_to(staging))
     shutil.rmtree(staging)
     return package
 

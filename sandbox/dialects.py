@@ -38,6 +38,8 @@ QUIRKS: Mapping[str, Mapping[str, Json]] = {
         "whole": {"list_seconds_only": False},
         "cut to seconds": {"list_seconds_only": True},
         "incomplete": {"list_incomplete": 0.2, "page_size": 5},
+        "old": {"stale_lists": "PT5M"},
+        "without users": {"list_hides": True},
     },
     "filters": {"ignored": {"unsupported_filter_ignored": True}, "honoured": {"filter_support": "schema"}},
     "old results": {"none": {"old_action_results": False}, "piled up": {"old_action_results": True}},
@@ -140,7 +142,8 @@ def expected(row: Row, kind: str) -> End:
 def selector(device: Device, row: Row) -> Json:
     """What a request calls a device: each by another kind of name.
 
-    Where a list may leave a device out, so may the answer to a filter; only its own id leads to it for certain.
+    Where a list may leave a device out, or its user, so may the answer to a filter; only its own id leads to it for
+    certain.
     """
     managed = device.records.managed_device or {}
     kinds: list[Json] = [
@@ -149,4 +152,4 @@ def selector(device: Device, row: Row) -> Json:
         {"name": device.name},
         {"entraDeviceId": managed["azureADDeviceId"]},
     ]
-    return kinds[0 if row["lists"] == "incomplete" else device.ordinal % len(kinds)]
+    return kinds[0 if row["lists"] in ("incomplete", "without users") else device.ordinal % len(kinds)]

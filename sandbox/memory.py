@@ -79,8 +79,8 @@ class MemoryTable:
         keys = [change.key for change in changes]
         if len(set(keys)) < len(keys):
             raise ValueError("a transaction may change each row once")
-        values = [_checked(change) for change in changes]
-        if sum(map(_size, keys, values)) > MAX_TRANSACTION:
+        values, sizes = zip(*map(_checked, changes), strict=True)
+        if sum(sizes) > MAX_TRANSACTION:
             raise ValueError("the transaction is larger than 4 MiB")
         await asyncio.sleep(0)
         for number, change in enumerate(changes):
@@ -124,7 +124,7 @@ def _check_condition(number: int, change: Change, row: Row | None) -> None:
         raise Conflict(f"{number}: {change.key}: {fault}")
 
 
-def _checked(change: Change) -> dict[str, Scalar]:
+def _checked(change: Change) -> tuple[dict[str, Scalar], int]:
     _check_key(change.key)
     if change.kind is ChangeKind.REPLACE and change.etag is None:
         raise ValueError(f"{change.key}: a replacement needs the ETag that was read")
@@ -134,9 +134,9 @@ def _checked(change: Change) -> dict[str, Scalar]:
     for column in values:
         if not _COLUMN.fullmatch(column) or column in ("PartitionKey", "RowKey", "Timestamp"):
             raise ValueError(f"{change.key}: a column may not be called {column!r}")
-    if _size(change.key, values) > MAX_ENTITY:
+    if (size := _size(change.key, values)) > MAX_ENTITY:
         raise ValueError(f"{change.key}: the entity is larger than 1 MiB")
-    return values
+    return values, size
 
 
 def _check_key(key: str) -> None:
@@ -166,7 +166,7 @@ def _scalar(name: str, value: Scalar) -> Scalar:
 
 
 def _utf16(text: str) -> int:
-    return len(text.encode("utf-16-le"))
+    return 2 * len(text) if text.isascii() else len(text.encode("utf-16-le"))
 
 
 def _size(key: str, values: Mapping[str, Scalar]) -> int:

@@ -169,7 +169,7 @@ def wait_for_line[T](
 def _drain(
     pipe: IO[str], lines: queue.SimpleQueue[str | None], wanted: threading.Event, keep: Path | None = None
 ) -> None:
-    with pipe, keep.open("a", encoding="utf-8") if keep else contextlib.nullcontext() as kept:
+    with pipe, keep.open("a", encoding="utf-8", buffering=1) if keep else contextlib.nullcontext() as kept:
         for line in pipe:
             if wanted.is_set():
                 lines.put(line)

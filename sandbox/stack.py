@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -101,12 +101,13 @@ def run(
     graph: str | None = None,
     port: int = 0,
     overrides: Mapping[str, str] | None = None,
+    host_module: Sequence[str] = ("sandbox.host",),
 ) -> Iterator[Stack]:
     """Run the sandbox for a scenario, its files in `folder`, until the block ends; from the main thread only.
 
     `keep` leaves the storage on disk for the next run; `graph` is another Graph than the simulated tenant; `port` is
-    the API's, 0 being any; `overrides` are settings of the app that come before the scenario's. While the children are
-    ended, signals that ask this process to end wait.
+    the API's, 0 being any; `overrides` are settings of the app that come before the scenario's; `host_module` is run as
+    the Functions host. While the children are ended, signals that ask this process to end wait.
 
     Raises ChildError when one of them does not start.
     """
@@ -138,7 +139,7 @@ def run(
             _create(storage.connection_string, values["TURNAROUND_TABLE"])
             settings = folder / "settings.json"
             settings.write_text(json.dumps({"IsEncrypted": False, "Values": values}, indent=2) + "\n", "utf-8")
-            host = Child(HOST, start_host(settings, folder, port), folder / "host.log")
+            host = Child(HOST, start_host(settings, folder, port, host_module), folder / "host.log")
             stack.callback(processes.stop, host.process)
             children.append(host)
             ready = processes.ready_line(host.process, stderr=host.log, timeout=60)
@@ -189,10 +190,13 @@ def _tenant(scenario: Scenario, folder: Path, start: datetime, har: Path | None)
     return _spawn(command, folder / "tenant.log")
 
 
-def start_host(settings: Path, folder: Path, port: int = 0) -> subprocess.Popen[str]:
-    """Start the Functions host; its ready line is the first on its stdout."""
+def start_host(
+    settings: Path, folder: Path, port: int = 0, module: Sequence[str] = ("sandbox.host",)
+) -> subprocess.Popen[str]:
+    """Start the Functions host, or a module that is one with arguments of its own; its ready line is the first on its
+    stdout."""
     options: list[str | Path] = ["--app", ROOT, "--settings", settings, "--state", folder / "timers"]
-    command = [sys.executable, "-m", "sandbox.host", *options, "--port", str(port)]
+    command = [sys.executable, "-m", *module, *options, "--port", str(port)]
     return _spawn(command, folder / "host.log")
 
 
@@ -233,10 +237,10 @@ def app_settings(scenario: Scenario, connection: str, graph: str, windows: Path)
 
 
 def policy_settings(scenario: Scenario) -> dict[str, str]:
-    """Every duration of the app's policy at the scenario's speed, with the scenario's own rules over it."""
-    paced = {
-        name: iso(scenario.real(value)) for name, value in Policy() if isinstance(value, timedelta)
-    } | scenario.real_policy()
+    """Every duration of the app's policy at the scenario's speed, with the scenario's own rules over it. Only what is
+    kept is kept as long as anywhere: no shorter time is allowed."""
+    durations = {name: value for name, value in Policy() if isinstance(value, timedelta) and name != "retention"}
+    paced = {name: iso(scenario.real(value)) for name, value in durations.items()} | scenario.real_policy()
     return {f"TURNAROUND_POLICY__{name.upper()}": _text(value) for name, value in paced.items()}
 
 

@@ -14,10 +14,11 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from shared.domain.policy import Policy
-from shared.domain.windows import Windows
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
+
+    from shared.domain.windows import Windows
 
 APP = Path(__file__).resolve().parent.parent
 """The app's folder: files that settings name are looked for from here."""
@@ -72,17 +73,6 @@ class StorageIdentity(BaseSettings):
     clientid: str | None = None
     queueserviceuri: str | None = Field(default=None, repr=False)
     tableserviceuri: str | None = Field(default=None, repr=False)
-
-
-class Schedules(BaseSettings):
-    """NCRONTAB schedules of the timers, which the Functions host reads by these names."""
-
-    model_config = SettingsConfigDict(env_prefix="TURNAROUND_SCHEDULE_", extra="ignore", frozen=True)
-
-    windows: str
-    sync: str
-    poll: str
-    sweep: str
 
 
 class _AppSettings(EnvSettingsSource):
@@ -189,8 +179,10 @@ def load_policy(file: Path | None = None) -> ReadPolicy:
     return ReadPolicy(read.policy, APP / read.policy_file if read.policy_file else None, origins)
 
 
-def load_windows(settings: Settings, folder: Path) -> Windows:
+def load_windows(settings: Settings, folder: Path) -> "Windows":
     """The lab windows. Raises SettingsError that names file, window and fault."""
+    from shared.domain.windows import Windows  # and with it all of the request's contract: a front has no use for it
+
     if settings.windows_file is None:
         return Windows()
     path = folder / settings.windows_file

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
 from shared import settings as config
-from shared.domain.windows import Windows
 from shared.settings import Settings
 
 if TYPE_CHECKING:  # heavy: only the functions that need them load them
     from azure.core.credentials_async import AsyncTokenCredential
+    from azure.storage.queue.aio import QueueServiceClient
 
+    from shared.domain.windows import Windows
     from shared.graph.endpoint import GraphEndpoint
     from shared.messages.queues import AzureQueues
     from shared.pipeline.parts import Parts
@@ -31,7 +32,7 @@ def settings() -> Settings:
 
 
 @cache
-def windows() -> Windows:
+def windows() -> "Windows":
     """The lab windows, read once. Raises SettingsError."""
     return config.load_windows(settings(), config.APP)
 
@@ -72,15 +73,19 @@ def store() -> "Store":
 @cache
 def queues() -> "AzureQueues":
     """The storage account's queues."""
-    from azure.storage.queue.aio import QueueServiceClient
-
     from shared.messages.queues import AzureQueues
+
+    return AzureQueues(_queue_service)
+
+
+def _queue_service() -> "QueueServiceClient":
+    from azure.storage.queue.aio import QueueServiceClient
 
     set_ = settings()
     if set_.storage_connection:
-        return AzureQueues(QueueServiceClient.from_connection_string(set_.storage_connection))
+        return QueueServiceClient.from_connection_string(set_.storage_connection)
     endpoint = set_.storage_identity.queueserviceuri or ""
-    return AzureQueues(QueueServiceClient(endpoint, credential=_storage_credential(endpoint)))
+    return QueueServiceClient(endpoint, credential=_storage_credential(endpoint))
 
 
 def _storage_credential(address: str) -> "AsyncTokenCredential | None":

@@ -18,7 +18,7 @@ import uvicorn
 from azure.storage.queue.aio import QueueServiceClient
 
 from sandbox.host import config
-from sandbox.host.config import HostError
+from sandbox.host.declared import HostError
 from sandbox.host.queues import QueueListener
 from sandbox.host.timers import TimerListener
 from sandbox.host.web import Endpoint, Web, endpoint

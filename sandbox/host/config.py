@@ -13,16 +13,11 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from sandbox.azurite import connection_string
+from sandbox.host.declared import HostError, Json
 from sandbox.host.ncrontab import parse_timespan
-
-type Json = dict[str, object]
 
 OVERRIDE = "azurefunctionsjobhost__"
 EMULATOR = connection_string(*(f"http://127.0.0.1:{port}/devstoreaccount1" for port in (10000, 10001, 10002)))
-
-
-class HostError(Exception):
-    """The app cannot be run; the message says why, for a person."""
 
 
 def _timespan(value: object) -> object:
@@ -151,17 +146,6 @@ def time_zone(environ: Mapping[str, str]) -> ZoneInfo:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError) as error:
         raise HostError(f"the setting WEBSITE_TIME_ZONE is {name!r}, which is no zone of the IANA database") from error
-
-
-def resolve(text: str, environ: Mapping[str, str], whose: str) -> str:
-    """Replace each %NAME% by that setting; raises HostError that names `whose` and the setting that is missing."""
-
-    def value(match: re.Match[str]) -> str:
-        if match[1] not in environ:
-            raise HostError(f"{whose}: %{match[1]}% needs the setting {match[1]}, which is not there")
-        return environ[match[1]]
-
-    return re.sub("%([^%]+)%", value, text)
 
 
 def storage_connection(name: str, environ: Mapping[str, str], whose: str) -> str:

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AwareDatetime, BaseModel, ValidationError
 
-from sandbox.host.config import HostError
+from sandbox.host.declared import HostError
 from sandbox.host.ncrontab import ScheduleError, following, parse
 from sandbox.host.protos import TypedData
 from sandbox.host.queues import wait_for

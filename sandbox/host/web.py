@@ -17,7 +17,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route as AsgiRoute
 
 from sandbox.host import routes
-from sandbox.host.config import HostError
+from sandbox.host.declared import HostError
 from sandbox.host.protos import RpcHttp, TypedData
 from sandbox.host.worker import Function, Worker
 

@@ -18,7 +18,7 @@ from typing import Any
 import azure_functions_runtime as runtime  # type: ignore[import-untyped]  # it ships no types
 
 from sandbox.host import protos
-from sandbox.host.config import HostError, Json, resolve
+from sandbox.host.declared import HostError, Json, resolve
 
 log = logging.getLogger("sandbox.host")
 

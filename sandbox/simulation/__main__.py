@@ -35,11 +35,11 @@ def one(seed: int, size: int) -> Short:
     """Play the day of this seed."""
     logging.disable(logging.CRITICAL)  # a bad day has much to log
     day = play(draw(seed, size))
-    device = next((device for _, device in day.faults if device), "")
+    about = day.faults[0][1] if day.faults else ""
     return Short(
         seed=seed,
         faults=tuple(f"{rule} ({about})" if about else rule for rule, about in day.faults),
-        story=tuple(day.story(device)) if day.faults else (),
+        story=tuple(day.story(about)) if day.faults else (),
         took=day.took,
         injected=day.injected,
         ends=Counter({state.value: count for state, count in day.ends.items()}),
@@ -48,9 +48,10 @@ def one(seed: int, size: int) -> Short:
 
 
 def told(day: Short, size: int) -> str:
-    """A day that failed, in words: the rules that did not hold, the story of the device, and how to play it again."""
+    """A day that failed, in words: the rules that did not hold, the story of what the first of them concerns, and how
+    to play it again."""
     again = f"python dev.py simulate --seed {day.seed} --size {size}"
-    faults = [f"  {fault}" for fault in day.faults[:10]]
+    faults = [f"  {fault}" for fault in list(dict.fromkeys(day.faults))[:10]]
     story = [f"    {line}" for line in day.story]
     return "\n".join([f"seed {day.seed} fails; play it again: {again}", *faults, "  what happened:", *story])
 

@@ -3,12 +3,14 @@
 import asyncio
 import hashlib
 import json
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
+from bisect import bisect_left, insort
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
+from heapq import heappop, heappush
 from random import Random
 from typing import Self, cast
 
@@ -16,8 +18,11 @@ import httpx
 
 from sandbox.memory import MemoryTable
 from sandbox.scenario import Encoding
+from sandbox.simulation.kept import concerned
+from sandbox.simulation.openings import Opening, Openings
 from sandbox.simulation.plan import BOSS, DESK, GOOD, OTHER, Act, Deed, Plan
 from sandbox.simulation.rules import Rules
+from sandbox.simulation.story import BROKEN, told
 from sandbox.simulation.trouble import (
     Fate,
     Noted,
@@ -41,7 +46,6 @@ from shared.domain.policy import Policy
 from shared.domain.request import RESULTS_QUEUE, ResetRequest, parse
 from shared.domain.reset import Event
 from shared.domain.states import WATCHED, State
-from shared.domain.story import lines, passage
 from shared.domain.timing import WakeKind
 from shared.messages.queues import CONTROL, REQUESTS, TRIGGERING
 from shared.pipeline.advance import ContendedError
@@ -59,6 +63,9 @@ SEEN_WITHIN = timedelta(seconds=90)
 """For so long after reads show that a device has moved, poll is given ticks to see it."""
 CHANCES = ("p429", "p503", "p503_acted", "lost_answer", "forbidden")
 """The tenant's faults at random, which end with the trouble."""
+DAY = timedelta(days=1)
+DOUBLED = timedelta(minutes=10)
+"""For so long after a lab window was to open its timer goes on to tick."""
 MOST_TRIES = 3
 """How often people try the same again."""
 
@@ -87,13 +94,10 @@ class Outcome:
         log = [(noted.at.isoformat(), noted.who, noted.text) for noted in self.log]
         return hashlib.sha256(repr((log, self.table, self.queues)).encode()).hexdigest()
 
-    def story(self, device: str) -> list[str]:
-        """What happened to a device, and to everything that is about no device."""
-        return [
-            f"{noted.at:%d %H:%M:%S.%f} {noted.text}"
-            for noted in self.log
-            if noted.who == "" or not device or noted.who == device
-        ]
+    def story(self, about: str) -> list[str]:
+        """What happened to a device (its Intune id) or a request (`request:ID`), and to all, with what went wrong
+        around it; of nothing in particular (""), the last lines before the first rule was broken."""
+        return [f"{noted.at:%d %H:%M:%S.%f} {noted.text}" for noted in told(self.log, about)]
 
 
 def play(plan: Plan) -> Outcome:
@@ -107,14 +111,17 @@ def play(plan: Plan) -> Outcome:
 
 
 class WatchedQueues(VirtualQueues):
-    """Queues that say what arrives for people."""
+    """Queues that say what arrives for people, and what is set aside."""
 
     told: Callable[[str], None] | None = None
+    set_aside: Callable[[str, str], None] | None = None
 
     async def send(self, queue: str, body: str) -> None:
         await super().send(queue, body)
         if self.told is not None and queue.startswith(RESULTS_QUEUE):
             self.told(body)
+        if self.set_aside is not None and queue.endswith(POISON):
+            self.set_aside(queue.removesuffix(POISON), body)
 
 
 @dataclass
@@ -128,8 +135,10 @@ class Host:
     """By timer: something has changed that it may look after."""
     unswept: bool = True
     """Devices have come to an end since its last sweep."""
-    swept_on: int = 0
-    """The day of its last sweep."""
+    ticked_on: dict[str, int] = field(default_factory=dict)
+    """By timer, the day of its last tick."""
+    opened_at: datetime | None = None
+    """When its timer of lab windows last ticked, by its own clock, until that tick is known to have ended well."""
 
 
 @dataclass
@@ -143,6 +152,8 @@ class Day:
     queues: WatchedQueues
     rules: Rules
     people: Random
+    hands: Random
+    """For those who go to a device."""
     log: list[Noted] = field(default_factory=list)
     injected: Counter[str] = field(default_factory=Counter)
     hosts: list[Host] = field(default_factory=list)
@@ -153,6 +164,18 @@ class Day:
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     _calls: Counter[str] = field(default_factory=Counter)
     _asked: list[RequestId] = field(default_factory=list)
+    _quiet: bool = True
+    """Nothing has gone wrong with table, queues and instances."""
+    _again: bool = False
+    """Trouble has come back."""
+    _watched: dict[Device, set[str]] = field(default_factory=dict)
+    """Devices in flight that poll looks after, with the Intune ids that they had."""
+    _moved: dict[Device, None] = field(default_factory=dict)
+    """Devices that did something lately."""
+    _sights: list[tuple[datetime, int, Device]] = field(default_factory=list)
+    """When a watched device is expected to do something: a heap, with times that were superseded."""
+    _dues: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    """Keys of the wake-ups of each kind, in order."""
 
     @classmethod
     @asynccontextmanager
@@ -170,11 +193,18 @@ class Day:
         policy, table = Policy.model_validate(scenario.real_policy()), MemoryTable()
         skew = max(map(abs, plan.clocks)) + timedelta(seconds=1)
         managed = sum(device.intune is not None for device in fleet.devices)
-        rules = Rules(policy, tenant, table, plan.names, managed, skew)
-        day = cls(plan, policy, tenant, table, queues, rules, Random(f"people/{seed}"))
-        queues.told = day._told
+        openings = Openings(plan.openings)
+        rules = Rules(policy, tenant, table, plan.names, managed, skew, START + plan.quiet_at, openings=openings)
+        day = cls(plan, policy, tenant, table, queues, rules, Random(f"people/{seed}"), Random(f"hands/{seed}"))
+        queues.told, queues.set_aside = day._told, rules.set_aside
+        rules.said = day._broke
+        fleet.moved = day._moves
         for fault in plan.order_faults:
             tenant.faults.arm(fault.model_copy())  # it counts down, and the plan may be played again
+        for spec, device in zip(scenario.devices, fleet.devices, strict=False):
+            if device.intune is not None:
+                way = spec.model_dump_json(exclude_defaults=True)
+                day._note(f"Intune knows the device {device.name} as {device.intune.id}: {way}", device.intune.id)
         try:
             for _ in plan.clocks:
                 day.start_instance()
@@ -191,10 +221,13 @@ class Day:
 
     def calm(self) -> bool:
         """Whether the trouble is over."""
-        return self.now() >= START + self.plan.calm_at
+        return self.now() >= START + self.plan.calm_at and not self._again
 
-    def _note(self, text: str, about: str = "") -> None:
+    def _note(self, text: str | Event, about: str = "") -> None:
         self.log.append(Noted(self.now(), about, text))
+
+    def _broke(self, rule: str, about: str) -> None:
+        self._note(f"{BROKEN} {rule}", about)
 
     def _errand(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
         """Let something go on by itself."""
@@ -233,15 +266,16 @@ class Day:
             self._committed,
             self._refused,
             self._ambush,
+            partial(self._within, self.plan.table_outages),
         )
         queues = TroubledQueues(self.queues, trouble)
         way = TenantTransport(self.tenant, self.now, lambda: chance.uniform(*GRAPH))
-        graph = TroubledGraph(_Watched(way, self), trouble, self._outage)
+        graph = TroubledGraph(_Watched(way, self), trouble, partial(self._within, self.plan.outages))
         parts = parts_of(self.policy, table, queues, graph, self.tenant.token, lambda: self.now() + ahead, chance, ids)
-        instance = Instance(parts, queues, chance, OPTIONS, SCHEDULES, failed=self._failed)
+        instance = Instance(parts, queues, chance, OPTIONS, SCHEDULES, self.plan.windows)
         stirred = {timer: asyncio.Event() for timer in SCHEDULES}
         host = Host(name, instance, trouble, stirred)
-        instance.rest = partial(self._rest, host)
+        instance.rest, instance.failed = partial(self._rest, host), partial(self._failed, host)
         self.hosts.append(host)
         self._note(f"{name} starts, its clock {ahead.total_seconds():+.0f} s")
         instance.start()
@@ -256,6 +290,7 @@ class Day:
         for event in (event for other in self.hosts for event in other.stirred.values()):
             event.set()
         self._note(f"{host.name} dies")
+        self._quiet = False
         self._errand(self._bury(host, again=again))
 
     async def _bury(self, host: Host, *, again: bool) -> None:
@@ -271,11 +306,14 @@ class Day:
 
     def _went_wrong(self, name: str, kind: str, fate: Fate, about: str) -> None:
         self.injected[f"{kind}: {fate}"] += 1
-        self._note(f"{name}: a {kind} ({about}) {fate}")
+        self._quiet = self._quiet and not kind.startswith(("table", "queue"))
+        self._note(f"{name}: a {kind} ({about}) {fate}", name)
 
-    def _failed(self, name: str, error: Exception) -> None:
+    def _failed(self, host: Host, name: str, error: Exception) -> None:
         """A function raised: that must come from trouble, never from a defect of ours."""
-        self._note(f"{name} failed: {error!r}")
+        self._note(f"{host.name}: {name} failed: {error!r}", host.name)
+        if name == "windows":
+            host.opened_at = None
         for one in _single(error):
             if not isinstance(one, (StorageDownError, ContendedError, Conflict, TimeoutError)):
                 self.rules.broken(f"{name} raised {one!r}")
@@ -283,13 +321,17 @@ class Day:
     def _refused(self, error: Exception) -> None:
         self.rules.broken(f"storage would never take a transaction: {error}")
 
-    def _outage(self) -> bool:
-        return any(START + first <= self.now() < START + last for first, last in self.plan.outages)
+    def _within(self, spans: Iterable[tuple[timedelta, timedelta]]) -> bool:
+        return any(START + first <= self.now() < START + last for first, last in spans)
 
     # --- its timers rest while there is nothing to do
 
     async def _rest(self, host: Host, timer: str) -> bool:
         """Sleep until a tick of this timer may find something to do; True where it slept, or the tick does not come."""
+        if timer == "windows" and host.opened_at is not None:
+            for rule, request in self.rules.openings.ticked(host.opened_at):
+                self.rules.broken(rule, request)
+            host.opened_at = None
         if host.trouble.also(f"tick of {timer}", Fate.FAILS, self.plan.rates.skip):
             return True
         slept = False
@@ -298,6 +340,8 @@ class Day:
             due = self._due(host, timer) if mine else None
             now = host.instance.parts.clock()
             if due is not None and due <= now:
+                if not slept:
+                    self._ticks(host, timer, now)
                 return slept
             slept = True
             host.stirred[timer].clear()
@@ -307,53 +351,82 @@ class Day:
             except TimeoutError:
                 continue
 
+    def _ticks(self, host: Host, timer: str, now: datetime) -> None:
+        host.ticked_on[timer] = now.toordinal()
+        if timer == "sweep":
+            host.unswept = False
+        elif timer == "windows":
+            host.opened_at = now
+
     def _due(self, host: Host, timer: str) -> datetime | None:
         """When this timer next has something to do, by the instance's clock; None: not until something changes."""
         now = host.instance.parts.clock()
         match timer:
+            case "windows" if due := [one for one in self.plan.openings if now < one.closes]:
+                # Each minute when one has just opened, as doubled ticks come; then once a day while it stays open.
+                soon = [max(now, one.opens) for one in due if now < one.opens + DOUBLED or not self._is_open(one)]
+                return min([*soon, self._daily(host, timer, now)])
             case "sync":
                 return self._first_due(WakeKind.SYNC)
             case "poll":
                 return self._next_sight(now - self.now())
             case "sweep":
-                if host.unswept or host.swept_on != now.toordinal():
-                    host.unswept, host.swept_on = False, now.toordinal()
-                    return now
-                times = [self._first_due(WakeKind.SWEEP)]
-                times += [_time(key) + timedelta(seconds=31) for key in self.table.keys("outbox|")[:1]]
-                midnight = datetime.combine(now + timedelta(days=1), datetime.min.time(), now.tzinfo)
-                return min((time for time in times if time is not None), default=midnight)
+                times = [now if host.unswept else self._daily(host, timer, now), self._first_due(WakeKind.SWEEP)]
+                times += [_time(key) + timedelta(seconds=31) for key in self.table.keys("deliver|")[:1]]
+                return min(time for time in times if time is not None)
         return None
 
+    def _daily(self, host: Host, timer: str, now: datetime) -> datetime:
+        """Now, or tomorrow where the timer has ticked today."""
+        tomorrow = datetime.combine(now + DAY, datetime.min.time(), now.tzinfo)
+        return tomorrow if host.ticked_on.get(timer) == now.toordinal() else now
+
+    def _is_open(self, opening: Opening) -> bool:
+        return bool(self.rules.openings.opened[opening.request])
+
     def _first_due(self, kind: WakeKind) -> datetime | None:
-        for key in self.table.keys("due|"):
-            row = self.table.row(key)
-            if row is not None and row.values["kind"] == kind.value:
-                return _time(key)
-        return None
+        keys = self._dues[kind.value]
+        return _time(keys[0]) if keys else None
 
     def _next_sight(self, ahead: timedelta) -> datetime | None:
         """When poll may next see a device that has moved, by a clock that is so far ahead."""
-        now, lag = self.now(), self.plan.scenario.tenant.quirks.stale_reads
+        now, quirks, late = self.now(), self.plan.scenario.tenant.quirks, self.policy.lists_lag
+        lag = quirks.stale_reads + quirks.stale_lists
+        soonest = lag if self.calm() else quirks.stale_lists  # until then some copies are not stale
         self.tenant.fleet.advance(now)
         found: list[datetime] = []
-        for key in self.table.keys("reset|"):
-            device, row = self.tenant.fleet.find(key.removeprefix("reset|")), self.table.row(key)
-            if device is None or row is None or row.values["state"] not in WATCHED:
-                continue
-            found += [max(now, at + lag) + ahead for at in device.changes_since(now - lag - SEEN_WITHIN)]
-            if (due := device.due()) is not None:
-                found.append(due + lag + ahead)
+        for device in list(self._moved):
+            changes = device.changes_since(now - late - SEEN_WITHIN)
+            if not changes:
+                del self._moved[device]
+            elif device in self._watched:
+                # And once more, when what a list still shows of it counts as late.
+                seen = [at + after for at in changes for after in (soonest, lag, late)]
+                found += [max(now, at) + ahead for at in seen if now <= at + SEEN_WITHIN]
+        while self._sights:
+            due, _, device = self._sights[0]
+            if device in self._watched and device.due() == due:
+                found.append(due + soonest + ahead)
+                break
+            heappop(self._sights)
         return min(found, default=None)
 
     # --- what is seen
 
     def _committed(self, changes: Sequence[Change]) -> None:
         now = self.now()
+        events: list[Event] = []
         for change in changes:
             if change.key.startswith("event|") and change.kind is not ChangeKind.DELETE:
-                self._happened(rows.adapter(Event).validate_json(str(change.values["doc"])), now)
-        self.rules.committed(changes, now)
+                events.append(rows.adapter(Event).validate_json(str(change.values["doc"])))
+                self._happened(events[-1], now)
+            elif change.key.startswith("reset|"):
+                self._watch(change.key.removeprefix("reset|"), change.values.get("state"))
+            elif change.key.startswith("due|"):
+                self._wakes(change)
+            elif change.key.startswith("window|") and change.kind is not ChangeKind.DELETE:
+                self._asked.append(RequestId(change.key.removeprefix("window|")))
+        self.rules.committed(changes, events, now)
         ends = any(change.key.startswith("ended|") for change in changes)
         for host in self.hosts:
             host.unswept = host.unswept or ends
@@ -361,9 +434,34 @@ class Day:
                 event.set()
         self._changed.set()
 
+    def _wakes(self, change: Change) -> None:
+        for keys in self._dues.values():
+            position = bisect_left(keys, change.key)
+            if position < len(keys) and keys[position] == change.key:
+                del keys[position]
+        if change.kind is not ChangeKind.DELETE:
+            insort(self._dues[str(change.values["kind"])], change.key)
+
+    def _watch(self, name: str, state: object) -> None:
+        if (device := self.tenant.fleet.find(name)) is None:
+            return
+        names = self._watched.setdefault(device, set())
+        if state in WATCHED:
+            names.add(name)
+        else:
+            names.discard(name)
+        if names:
+            self._moves(device)
+        else:
+            del self._watched[device]
+
+    def _moves(self, device: Device) -> None:
+        self._moved[device] = None
+        if device in self._watched and (due := device.due()) is not None:
+            heappush(self._sights, (due, device.ordinal, device))
+
     def _happened(self, event: Event, now: datetime) -> None:
-        words = " ".join(line.strip() for line in lines([passage(event)]))
-        self._note(f"  {words} ({event.request}, {event.seq})", event.device or "")
+        self._note(event, concerned(event))
         if event.to_state is State.READY and event.from_state is not State.READY:
             device = self.tenant.fleet.find(event.device or "")
             if device is not None:
@@ -379,9 +477,12 @@ class Day:
     def _told(self, body: str) -> None:
         self.rules.told(body)
         given: Json = json.loads(body)
+        data = cast("Json", given["data"])
+        about = cast("Json", data.get("device", {})).get("intuneId") or f"request:{data['requestId']}"
+        self._note(f"  told of {given['subject']}: {given['type']} {given.get('sequence', '')}".rstrip(), str(about))
         if str(given["id"]) not in self._heard:
             self._heard.add(str(given["id"]))
-            self._react(str(given["type"]).removeprefix("io.turnaround."), cast("Json", given["data"]))
+            self._react(str(given["type"]).removeprefix("io.turnaround."), data)
 
     # --- people
 
@@ -399,10 +500,12 @@ class Day:
                 elif dice < likely.approve + likely.approve_wrongly + likely.decline:
                     self._soon("decline", BOSS, requestId=request, digest=digest)
             case NoticeType.DEVICE_ATTENTION | NoticeType.DEVICE_FAILED:
-                device = cast("Json", data["device"])["intuneId"]
-                again = self._tries[str(device)] < MOST_TRIES
+                device = str(cast("Json", data["device"])["intuneId"])
+                if self.hands.random() < likely.reenrol:
+                    self._errand(self._reenrol(device))
+                again = self._tries[device] < MOST_TRIES
                 if again and dice < likely.retry:
-                    self._tries[str(device)] += 1
+                    self._tries[device] += 1
                     self._soon("retry", DESK, requestId=request, intuneId=device)
                 elif kind == NoticeType.DEVICE_ATTENTION and dice < likely.retry + likely.cancel:
                     self._soon("cancel", DESK, requestId=request, intuneId=device)
@@ -411,6 +514,17 @@ class Day:
                     self._tries["resume"] += 1
                     self._soon("resume", BOSS)
 
+    async def _reenrol(self, name: str) -> None:
+        await asyncio.sleep(self.hands.choice((60, 3000)))
+        device = self.tenant.fleet.find(name)
+        if device is not None and device.intune is not None and device.intune.id == name:
+            self._note(f"somebody enrols {device.name} anew", name)
+            self._enrol_anew(device)
+
+    def _enrol_anew(self, device: Device) -> None:
+        if self.plan.names.get(device.serial) != "retiring":  # it would be good then
+            self.tenant.fleet.enrol_anew(device, self.now())
+
     def _soon(self, command: str, by: str, **more: object) -> None:
         self._errand(self._give(command, by, self.people.choice((20, 600, 9000)), CONTROL, **more))
 
@@ -418,7 +532,8 @@ class Day:
         await asyncio.sleep(after * self.people.uniform(0.5, 1))
         given = {name: value for name, value in more.items() if value is not None}
         body = json.dumps({"command": command, "by": by, "why": "It seemed right.", **given})
-        self._note(f"{by} says {body} on {queue}")
+        request = f"request:{given['requestId']}" if "requestId" in given else ""
+        self._note(f"{by} says {body} on {queue}", str(given.get("intuneId", request)))
         for _ in range(self.people.choice((1, 1, 1, 2))):
             await self.queues.send(queue, body)
 
@@ -433,7 +548,7 @@ class Day:
         await asyncio.sleep(at.total_seconds())
         request = parse(text).id
         self._asked.append(request)
-        self._note(f"a message of the request {request}: {text}")
+        self._note(f"a message of the request {request}: {text}", f"request:{request}")
         await self.queues.send(REQUESTS, text)
 
     async def _act(self, act: Act) -> None:
@@ -468,8 +583,8 @@ class Day:
                 first, second = device.name, other.name
                 device.rename(second)
                 other.rename(first)
-            case Deed.REENROL if self.plan.names.get(device.serial) != "retiring":  # it would be good then
-                self.tenant.fleet.enrol_anew(device, self.now())
+            case Deed.REENROL:
+                self._enrol_anew(device)
             case Deed.SWITCH_OFF | Deed.SWITCH_ON:
                 self.tenant.fleet.switch(device, on=act.deed is Deed.SWITCH_ON, now=self.now())
             case Deed.START_INSTANCE if len(self.hosts) < 4:
@@ -512,7 +627,7 @@ class Day:
         """Copies of Graph answer in turn, some of them stale: what was seen may go back in time."""
         stale = self.plan.scenario.tenant.quirks.stale_reads
         while stale and not self.calm():
-            await asyncio.sleep(self.people.uniform(20, 600))
+            await asyncio.sleep(self.people.uniform(20, 120))
             shown = self.people.choice((timedelta(), stale))
             self.tenant.change_quirks(self.tenant.quirks.model_copy(update={"stale_reads": shown}))
 
@@ -546,7 +661,9 @@ class Day:
         for key in self.table.keys("request|"):
             status = await request_status(store, RequestId(key.removeprefix("request|")))
             accepted[key.removeprefix("request|")] = status is not None and status.ended
-        self.rules.end(accepted, self._asked, self._waiting())
+        self.rules.end(accepted, self._asked, self._waiting(), self.now(), quiet=self._quiet)
+        if self.plan.forgets:
+            await self._long_after()
         return Outcome(
             plan=self.plan,
             faults=self.rules.faults,
@@ -559,13 +676,22 @@ class Day:
             queues={name: self.queues.waiting(name) for name in self.queues.names()},
         )
 
+    async def _long_after(self) -> None:
+        """Nothing happens but that retention runs, in trouble at first; then nothing may be left."""
+        kept = self.policy.retention + max(timedelta(), self.rules.kept.last - self.now())
+        for again, time in ((False, kept - DAY), (True, 2 * DAY), (False, 4 * DAY)):
+            self._again = again
+            await asyncio.sleep(time.total_seconds())
+        self.rules.kept.left()
+
     def _waiting(self) -> dict[str, int]:
         names = [name for queue in TRIGGERING for name in (queue, queue + POISON)]
         return {name: len(self.queues.waiting(name)) for name in names}
 
     def _settled(self) -> bool:
-        left = any(self.table.keys(prefix) for prefix in ("due|", "outbox|", "reset|", "approval|"))
-        return not left and not self._errands and not any(self._waiting().values())
+        left = any(self.table.keys(prefix) for prefix in ("due|", "deliver|", "reset|", "approval|"))
+        shut = any(self.now() < one.closes and not self._is_open(one) for one in self.plan.openings)
+        return not left and not shut and not self._errands and not any(self._waiting().values())
 
 
 @dataclass

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-SEEDS = 400
-"""Within so many days each mutation must be noticed."""
+SEEDS, SIZE = 400, 6
+"""Within so many days, of so many devices at most, each mutation must be noticed."""
 COPIED = ("shared", "sandbox", "host.json", "local.settings.sample.json")
 
 
@@ -164,14 +164,14 @@ MUTATIONS = (
     Mutation(
         "what is pending on a device is not looked for",
         "shared/pipeline/dispatch.py",
-        " or one.before.pending_actions is None\n",
-        "\n",
+        "one.before.pending_actions is None",
+        "False",
     ),
     Mutation(
         "an Autopilot Reset is sent as a full wipe",
         "shared/graph/sdk.py",
-        "body = WipePostRequestBody(keep_enrollment_data=True, keep_user_data=False)",
-        "body = WipePostRequestBody(keep_enrollment_data=False, keep_user_data=False)",
+        '"Autopilot Reset", keep_enrollment_data=True',
+        '"Autopilot Reset", keep_enrollment_data=False',
     ),
     Mutation(
         "a stale sighting counts",
@@ -212,8 +212,8 @@ MUTATIONS = (
     Mutation(
         "history is not numbered",
         "shared/domain/lifecycle.py",
-        "        self.set(seq=reset.seq + 1)\n",
-        "        self.set(seq=reset.seq)\n",
+        "        self.set(seq=reset.seq + 1, noted_at=at)\n",
+        "        self.set(seq=reset.seq, noted_at=at)\n",
     ),
     Mutation(
         "a message set aside is forgotten",
@@ -243,24 +243,98 @@ MUTATIONS = (
     Mutation(
         "writes are not paced",
         "shared/pipeline/pace.py",
-        "        if start > now:\n            await parts.sleep",
-        "        if start > now and False:\n            await parts.sleep",
+        "        await parts.sleep(wait)\n",
+        "        pass\n",
+    ),
+    Mutation(
+        "notices about a device carry no order",
+        "shared/domain/notices.py",
+        'sequence = f"{event.seq:06}" if _about_device(event) else ""',
+        'sequence = ""',
+    ),
+    Mutation(
+        "notices are handed on in another order",
+        "shared/pipeline/notify.py",
+        "for notice in notices_in(body)",
+        "for notice in reversed(notices_in(body))",
+    ),
+    Mutation(
+        "history has the time of whoever writes it",
+        "shared/domain/lifecycle.py",
+        "        return max(self.now, self.reset.noted_at or self.reset.since)\n",
+        "        return self.now\n",
+    ),
+    Mutation(
+        "a lab window opens at every tick",
+        "shared/pipeline/windows.py",
+        "    while await parts.store.window_opened(request.id) is None:\n",
+        "    while True:\n        await parts.store.drop([rows.window_key(request.id)])\n",
+    ),
+    Mutation(
+        "a lab window opens at its minute or never",
+        "shared/domain/timing.py",
+        "        if opened + open_for > now:\n",
+        "        if opened + timedelta(minutes=1) > now:\n",
+    ),
+    Mutation(
+        "lab windows keep to UTC",
+        "shared/domain/timing.py",
+        "    start = (now - open_for).astimezone(zone)\n",
+        "    start = (now - open_for).astimezone(UTC)\n",
+    ),
+    Mutation(
+        "anybody may use the id of a lab window",
+        "shared/pipeline/intake.py",
+        "    if not request.id.startswith(WINDOW_ID):\n        return True\n",
+        "    if request.id:\n        return True\n",
+    ),
+    Mutation(
+        "an opened lab window is forgotten with its request",
+        "shared/pipeline/retention.py",
+        "windows=now - max(parts.policy.retention, LONGEST_OPEN)",
+        "windows=now - parts.policy.retention",
+    ),
+    Mutation(
+        "a request is forgotten while its devices are in flight",
+        "shared/state/store.py",
+        " or request.id in flying:\n",
+        ":\n",
+    ),
+    Mutation(
+        "a request's messages are never forgotten",
+        "shared/state/store.py",
+        "*parts, row.key]",
+        "row.key]",
+    ),
+    Mutation(
+        "what was refused is never forgotten",
+        "shared/state/store.py",
+        '        for about in ("request:", "control|"):\n',
+        '        for about in ("control|",):\n',
+    ),
+    Mutation(
+        "an order that was not taken gives back those that were",
+        "shared/pipeline/dispatch.py",
+        "    left = replace(booked, devices=devices)\n",
+        "    left = replace(booked, devices={})\n",
+    ),
+    Mutation(
+        "a device that enrolled anew counts as another",
+        "shared/pipeline/decide.py",
+        "met.sent.get(device.serial_number or device.id, 0)",
+        "0",
     ),
 )
 
 
-def applied(mutation: Mutation, root: Path) -> bool:
-    """Break the copy of the code at `root`; False where the place is not there once."""
-    path = root / mutation.file
-    text = path.read_text("utf-8")
-    if text.count(mutation.old) != 1:
-        return False
-    path.write_text(text.replace(mutation.old, mutation.new), "utf-8")
-    return True
+def broken(mutation: Mutation, root: Path) -> str | None:
+    """The file of the code at `root` as the mutation leaves it; None where the place is not there once."""
+    text = (root / mutation.file).read_text("utf-8")
+    return text.replace(mutation.old, mutation.new) if text.count(mutation.old) == 1 else None
 
 
 def copy(root: Path) -> None:
-    """Copy the code that is mutated, and what plays the days."""
+    """Copy the code that is mutated, and what plays the days: nothing that is changed meanwhile plays a part."""
     for name in COPIED:
         source, target = ROOT / name, root / name
         if source.is_dir():
@@ -282,34 +356,42 @@ def noticed(root: Path, seeds: int, size: int) -> tuple[int, str] | None:
     return None if found is None else (int(found[1]), found[2])
 
 
+def tried(mutation: Mutation, root: Path, seeds: int, size: int) -> tuple[str, str]:
+    """The seed that noticed a mutation of the code at `root`, and the rule in short; what went wrong where none did."""
+    path = root / mutation.file
+    before, after = path.read_text("utf-8"), broken(mutation, root)
+    if after is None:
+        return "UNFIT", f"{mutation.file} has no such place, or several"
+    path.write_text(after, "utf-8")
+    found = noticed(root, seeds, size)
+    path.write_text(before, "utf-8")
+    if found is None:
+        return "MISSED", f"by {seeds} seeds"
+    seed, rule = found
+    return str(seed) if seed else "UNFIT", re.sub(r" \(\S+\)$", "", rule).split(": ")[0] if seed else rule
+
+
 def main() -> int:
     """Try them all, or those whose names hold a word; 1 where one is not noticed, or does not fit the code any more."""
     parser = argparse.ArgumentParser(prog="mutate", description=__doc__)
     parser.add_argument("word", nargs="?", default="", help="only mutations whose names hold this")
     parser.add_argument("--seeds", type=int, default=SEEDS)
-    parser.add_argument("--size", type=int, default=8)
+    parser.add_argument("--size", type=int, default=SIZE)
     given = parser.parse_args()
+    chosen = [mutation for mutation in MUTATIONS if given.word in mutation.name]
+    missed = 0
     with tempfile.TemporaryDirectory() as folder:
-        copy(Path(folder))
-        if found := noticed(Path(folder), given.seeds, given.size):
+        root = Path(folder)
+        copy(root)
+        if found := noticed(root, given.seeds, given.size):
             print(f"the code as it is fails at seed {found[0]}: {found[1]}")
             return 1
-    missed = 0
-    chosen = [mutation for mutation in MUTATIONS if given.word in mutation.name]
-    for mutation in chosen:
-        with tempfile.TemporaryDirectory() as folder:
-            copy(Path(folder))
-            if not applied(mutation, Path(folder)):
-                print(f"UNFIT    {mutation.name}: {mutation.file} has no such place, or several", flush=True)
-                missed += 1
-                continue
-            found = noticed(Path(folder), given.seeds, given.size)
-        if found is None:
-            print(f"MISSED   {mutation.name}: not within {given.seeds} seeds", flush=True)
-            missed += 1
-        else:
-            print(f"seed {found[0]:4}  {mutation.name}: {found[1][:120]}", flush=True)
-    print(f"{len(chosen) - missed} of {len(chosen)} mutations are noticed")
+        print("| what is broken | the rule that notices | seed |\n|---|---|--:|", flush=True)
+        for mutation in chosen:
+            seed, rule = tried(mutation, root, given.seeds, given.size)
+            missed += not seed.isdigit()
+            print(f"| {mutation.name} | {rule} | {seed} |", flush=True)
+    print(f"\n{len(chosen) - missed} of {len(chosen)} mutations are noticed within {given.seeds} days")
     return 1 if missed else 0
 
 

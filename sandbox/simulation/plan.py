@@ -2,21 +2,28 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from enum import StrEnum
 from random import Random
+from zoneinfo import ZoneInfo
 
 from sandbox.scenario import Scenario
+from sandbox.simulation.openings import Opening
 from sandbox.tenant.calls import Fault, FaultKind
 from sandbox.tenant.devices import Json
 from sandbox.tenant.quirks import ACTION_NAMES, iso
 from sandbox.virtual.world import START
 from shared.domain.request import Part, ResetRequest, messages
+from shared.domain.timing import Occurrence
+from shared.domain.windows import Windows
 
 DESK, BOSS, OTHER = "desk@contoso.example", "boss@contoso.example", "someone@contoso.example"
 """Who asks, who may approve, and who may do neither."""
 TAGS = ("LAB", "AULA")
+LATE = timedelta(minutes=20)
+HARD = 0.12
+"""The share of days that are hard in one way, and quiet else."""
 GOOD = "good"
 """How the name of a device begins that may be reset; what stands in the way of the others is in their names."""
 
@@ -84,6 +91,8 @@ class Reactions:
     retry: float = 0.3
     cancel: float = 0.2
     resume: float = 0.6
+    reenrol: float = 0.0
+    """Whoever is called to a device takes it out of Intune and enrols it anew."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +108,8 @@ class Plan:
     """By how much the clock of each instance is ahead; new ones take them in turn."""
     outages: Sequence[tuple[timedelta, timedelta]] = ()
     """When Graph cannot be reached: from, until."""
+    table_outages: Sequence[tuple[timedelta, timedelta]] = ()
+    """When the table cannot be reached: messages fail so often that they are set aside."""
     order_faults: Sequence[Fault] = ()
     """What meets orders of resets at the tenant, beside its quirks."""
     doubled_ticks: bool = False
@@ -109,53 +120,90 @@ class Plan:
     """Further messages on the queue of requests: repeats, and other content under a known id."""
     names: dict[str, str] = field(default_factory=dict)
     """By serial number, what stands in the way of the device: the name's first word."""
+    windows: Windows = field(default_factory=Windows)
+    openings: Sequence[Opening] = ()
+    """When the lab windows open, in order."""
+    forgets: bool = False
+    """Whether the day is played on until retention has taken everything."""
+
+    @property
+    def quiet_at(self) -> timedelta:
+        """When nothing goes wrong any more: outages may outlast the other trouble."""
+        return max([self.calm_at, *(last for _, last in (*self.outages, *self.table_outages))])
 
 
 def draw(seed: int, size: int = 8) -> Plan:
-    """The plan of this seed, with at most `size` devices."""
+    """The plan of this seed, with at most `size` devices; some days have what is hard only where it comes together."""
+    if (chance := Random(f"hard/{seed}")).random() < HARD:
+        return _hard(seed, chance)
     chance = Random(f"plan/{seed}")
     calm_at = timedelta(minutes=chance.choice((90, 240, 600, 1500)))
     devices, names = _fleet(chance, max(1, round(size * chance.uniform(0.3, 1))))
     requests, extra = _requests(chance, devices, calm_at, size)
     policy = _policy(chance, size)
+    windows, openings = _windows(Random(f"windows/{seed}"), devices, calm_at)
+    extra += _impostors(Random(f"impostors/{seed}"), windows, openings, calm_at)
+    later = Random(f"later/{seed}")
+    forgets, patient = later.random() < 0.15, later.random() < 0.25
+    if forgets:  # some devices are in flight for longer than history is kept, or other requests start after that
+        policy |= {"retention": "P30D", "attention_for": "P35D" if patient else "PT12H"}
+        extra += [] if patient else _much_later(later, devices)
     scenario = Scenario.model_validate(
         {
             "scenario": {"name": "bad-day", "time_limit": "P90D"},
-            "tenant": {"quirks": {**_quirks(chance), "write_limit": policy["writes_per_window"]}},
+            "tenant": {
+                "quirks": {
+                    **_quirks(chance),
+                    **_lists(Random(f"lists/{seed}")),
+                    "write_limit": policy["writes_per_window"],
+                }
+            },
             "policy": policy,
             "devices": devices,
             "requests": requests,
         }
     )
-    return Plan(
+    plan = Plan(
         seed=seed,
         scenario=scenario,
         acts=_acts(chance, calm_at),
         rates=_rates(chance),
-        reactions=_reactions(chance),
+        reactions=replace(_reactions(chance), reenrol=Random(f"hands/{seed}").choice((0.0, 0.0, 0.5))),
         clocks=_clocks(chance),
         outages=_outages(chance, calm_at),
+        table_outages=_table_outages(Random(f"table/{seed}"), calm_at),
         order_faults=_order_faults(chance),
         doubled_ticks=chance.random() < 0.3,
         calm_at=calm_at,
         extra=extra,
         names=names,
+        windows=windows,
+        openings=openings,
+        forgets=forgets,
     )
+    return replace(plan, reactions=replace(plan.reactions, retry=0.0)) if forgets and patient else plan
 
 
 def calm(seed: int, devices: int) -> Plan:
     """A day on which nothing goes wrong: that many devices, in one request."""
-    policy = {"approval_above": 5000, "wave_above": 5000, "resets_per_hour": 5000, "resets_per_day": 5000}
-    scenario = Scenario.model_validate(
+    scenario = _together(devices, {"first_check_in": "PT4M"}, {"daily_wipe_limit": 5000}, {})
+    return Plan(seed=seed, scenario=scenario, calm_at=timedelta(), reactions=Reactions(0, 0, 0, 0, 0, 0))
+
+
+def _together(devices: int, way: Json, quirks: Json, policy: Json) -> Scenario:
+    """That many devices of one kind, in one request that nothing holds."""
+    wide = dict.fromkeys(
+        ("approval_above", "wave_above", "resets_per_hour", "resets_per_day", "unapproved_per_day"), 5000
+    )
+    return Scenario.model_validate(
         {
             "scenario": {"name": "calm-day", "time_limit": "P90D"},
-            "tenant": {"quirks": {"daily_wipe_limit": 5000}},
-            "policy": {**policy, "unapproved_per_day": 5000, "fleet_share_per_day": 1.0},
-            "devices": [{"count": devices, "name": GOOD + "-{n}", "group_tag": TAGS[0], "first_check_in": "PT4M"}],
+            "tenant": {"quirks": quirks},
+            "policy": {**wide, "fleet_share_per_day": 1.0, **policy},
+            "devices": [{"count": devices, "name": GOOD + "-{n}", "group_tag": TAGS[0], **way}],
             "requests": [{"body": _body("R1", [{"groupTag": TAGS[0]}])}],
         }
     )
-    return Plan(seed=seed, scenario=scenario, calm_at=timedelta(), reactions=Reactions(0, 0, 0, 0, 0, 0))
 
 
 # --- devices ------------------------------------------------------------------------------------------------------
@@ -179,6 +227,52 @@ _WAYS: Sequence[tuple[int, Json]] = (
     (1, {**_DOZES, "failure": "power", "on_battery_until": "PT38M"}),
 )
 """How devices behave, and how often."""
+
+
+@dataclass(frozen=True)
+class _Hard:
+    """What is hard where it comes together: how all devices of the day behave, and how the tenant shows it."""
+
+    way: Json
+    quirks: Json
+    policy: Json = field(default_factory=dict)
+    devices: int = 4
+    reenrol: float = 0.0
+
+
+_HARD: Sequence[_Hard] = (
+    # Nothing shows late, some copies of Graph show what was before the order, and devices are merely off for a while.
+    _Hard(
+        {"check_in_every": "PT10M", "off_from": "PT8M", "off_until": "PT40M", "failure": "power"},
+        {
+            "action_results": "always_empty",
+            "management_state": "never",
+            "primary_user_cleared": "trigger",
+            "stale_reads": "PT9M",
+            "clock_offset": "PT0S",
+            "list_incomplete": 0.0,
+        },
+        devices=10,
+    ),
+    # A device that was never reset is enrolled anew, and an empty record answers for the old one.
+    _Hard({"first_check_in": "PT4M", "failure": "silent_failure"}, {"deleted_record_stub": True}, reenrol=0.5),
+    # So many devices at once that their orders alone pass what Graph bears.
+    _Hard({"first_check_in": "PT4M"}, {"write_limit": 21}, {"writes_per_window": 21}, devices=50),
+)
+
+
+def _hard(seed: int, chance: Random) -> Plan:
+    hard = chance.choice(_HARD)
+    quiet: Json = {
+        **dict.fromkeys(("p429", "p503", "p503_acted", "lost_answer", "forbidden"), 0.0),
+        "daily_wipe_limit": 500,
+    }
+    quirks = {**_quirks(chance), **quiet, "multi_admin_approval": "off", **hard.quirks}
+    user = {"primary_user": "student{n}@contoso.example"}
+    scenario = _together(hard.devices, {**user, **hard.way}, quirks, {"attention_for": "PT3H", **hard.policy})
+    reactions = Reactions(reenrol=hard.reenrol)
+    return Plan(seed=seed, scenario=scenario, calm_at=timedelta(hours=3), reactions=reactions, clocks=_clocks(chance))
+
 
 _BARRED: dict[str, Json] = {
     "vip": {},
@@ -252,6 +346,14 @@ def _quirks(chance: Random) -> Json:
         share = pick((0.01, 0.05))
         found |= {name: pick((0.0, share)) for name in ("p429", "p503", "p503_acted", "lost_answer", "forbidden")}
     return found
+
+
+def _lists(chance: Random) -> Json:
+    """What is odd about lists alone: as old as the policy allows for, or without what they should name."""
+    return {
+        "stale_lists": chance.choice(("PT0S", "PT0S", "PT5M")),
+        "list_hides": chance.random() < 0.1,
+    }
 
 
 _TIGHT: Sequence[Json] = (
@@ -369,6 +471,64 @@ def _in_parts(body: Json) -> list[str]:
     return messages(whole, len(single.model_dump_json(by_alias=True, exclude_none=True)) + 60)
 
 
+# --- lab windows ---------------------------------------------------------------------------------------------------
+
+_ZONES = ("UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata", "Australia/Lord_Howe")
+_OPEN_FOR = (timedelta(minutes=2), timedelta(minutes=30), timedelta(hours=3), timedelta(days=50))
+"""The longest is longer than history is kept on some days."""
+
+
+def _windows(chance: Random, devices: Sequence[Json], calm_at: timedelta) -> tuple[Windows, list[Opening]]:
+    """On some days lab windows, which open once or twice that day."""
+    plans: list[Json] = []
+    openings: list[Opening] = []
+    for name in chance.sample(("morning", "evening"), chance.choice((0, 0, 1, 2))):
+        at = START + calm_at * chance.random() * chance.choice((0.1, 0.9)) - chance.choice((timedelta(), LATE))
+        at = at.replace(second=0, microsecond=0)
+        local = at.astimezone(ZoneInfo(zone := chance.choice(_ZONES)))
+        hours = [local.hour] + [local.hour + 2] * (local.hour < 22 and chance.random() < 0.3)
+        open_for, requester = chance.choice(_OPEN_FOR), chance.choice(("lab timetable", "lab timetable", BOSS))
+        tag = chance.choice(TAGS)
+        room: list[Json] = [{"groupTag": tag}]
+        selectors = chance.choice((room, _selectors(chance, devices)))
+        whom: Json = {"group_tag": tag} if selectors == room else {"devices": selectors}
+        hours_ = ",".join(map(str, hours))
+        plan = {"name": name, "cron": f"{local.minute} {hours_} {local.day} {local.month} *", "timezone": zone}
+        more = chance.choice(({}, {"ready_by": "PT5H"}, {"outcome_queue": "reset-results-lab"}))
+        plans.append({**plan, "open_for": open_for, "requester": requester, **whom, **more})
+        for later in range(len(hours)):
+            opens = at + timedelta(hours=2) * later
+            openings.append(Opening(name, opens, opens + open_for, requester, selectors))
+    return Windows.model_validate({"window": plans}), sorted(openings, key=lambda one: one.opens)
+
+
+def _impostors(
+    chance: Random, windows: Windows, openings: Sequence[Opening], calm_at: timedelta
+) -> list[tuple[timedelta, str]]:
+    """Messages that say that they are the request of a lab window: with its very content, with another, with no
+    opening at all."""
+    found: list[tuple[timedelta, str]] = []
+    for opening in openings:
+        window = next(one for one in windows.window if one.name == opening.window)
+        own = window.request(Occurrence(opening.opens, opening.closes))
+        others = own.model_copy(update={"requester": OTHER})
+        never = own.model_copy(update={"request_id": f"{opening.request}-2"})
+        for message in chance.sample((own, others, never), chance.choice((0, 0, 1, 2))):
+            at = chance.choice((opening.opens - START - LATE, calm_at * chance.random()))
+            text = message.model_dump_json(by_alias=True, exclude_none=True)
+            found.append((max(timedelta(), at), text))
+    return found
+
+
+def _much_later(chance: Random, devices: Sequence[Json]) -> list[tuple[timedelta, str]]:
+    """Sometimes a request that is to start after the history of the day was forgotten."""
+    if chance.random() < 0.6:
+        return []
+    starts = START + timedelta(days=chance.choice((32, 35)))
+    body = _body("R-later", [{"serialNumber": chance.choice(list(devices))["serial"]}], notBefore=starts.isoformat())
+    return [(timedelta(minutes=chance.choice((0, 30))), json.dumps(body))]
+
+
 # --- people and trouble -------------------------------------------------------------------------------------------
 
 _DEEDS = {
@@ -440,3 +600,8 @@ def _clocks(chance: Random) -> list[timedelta]:
 def _outages(chance: Random, calm_at: timedelta) -> list[tuple[timedelta, timedelta]]:
     begins = [calm_at * chance.random() for _ in range(chance.choice((0, 0, 1, 2)))]
     return [(at, at + timedelta(minutes=chance.choice((3, 40, 300)))) for at in begins]
+
+
+def _table_outages(chance: Random, calm_at: timedelta) -> list[tuple[timedelta, timedelta]]:
+    begins = [calm_at * chance.random() * chance.choice((0.05, 1)) for _ in range(chance.choice((0, 0, 0, 1)))]
+    return [(at, at + timedelta(minutes=chance.choice((3, 15, 60)))) for at in begins]

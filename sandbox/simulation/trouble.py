@@ -17,6 +17,8 @@ import httpx
 from sandbox.memory import LeaseLostError, MemoryTable, Message
 from sandbox.simulation.plan import Rates
 from sandbox.virtual.storage import VirtualQueues
+from shared.domain.reset import Event
+from shared.domain.story import lines, passage
 from shared.messages.queues import TRIGGERING
 from shared.state.table import Change, Conflict, Row
 
@@ -154,9 +156,12 @@ class TroubledTable:
     """Told of what storage would never take."""
     ambush: Callable[[Sequence[Change]], None]
     """Gives a command that may stop the send that this transaction commits."""
+    outage: Callable[[], bool]
+    """Whether the table cannot be reached."""
 
     async def get(self, key: str) -> Row | None:
         self.calls["table get"] += 1
+        await self._reach(key)
         fate = self.trouble.fate("table read", self.trouble.rates.storage / 3, (Fate.FAILS,), key)
         return await self.trouble.call(fate, lambda: self._get(key), _down(), 20)
 
@@ -168,6 +173,7 @@ class TroubledTable:
         self, first: str, before: str, where: Mapping[str, str] | None = None, limit: int | None = None
     ) -> AsyncIterator[Row]:
         self.calls["table scan"] += 1
+        await self._reach(first)
         fate = self.trouble.fate("table read", self.trouble.rates.storage / 3, (Fate.FAILS,), first)
         await self.trouble.call(fate, lambda: asyncio.sleep(self.delay()), _down(), 20)
         async for row in self.table.scan(first, before, where, limit):
@@ -176,8 +182,15 @@ class TroubledTable:
     async def commit(self, changes: Sequence[Change]) -> None:
         self.calls["table commit"] += 1
         about = " ".join(change.key for change in changes[:6])
+        await self._reach(about)
         fate = self.trouble.fate("table commit", self.trouble.rates.storage, (*_FAILURES, *_CONFLICTS), about)
         await self.trouble.call(fate, lambda: self._commit(changes), _down(), 30)
+
+    async def _reach(self, about: str) -> None:
+        if self.outage():
+            self.trouble.note("table call", Fate.FAILS, f"outage: {about}")
+            await self.trouble.pause(5)
+            raise _down()
 
     async def _commit(self, changes: Sequence[Change]) -> None:
         trouble = self.trouble
@@ -279,4 +292,11 @@ class Noted:
 
     at: datetime
     who: str
-    text: str
+    what: str | Event
+
+    @property
+    def text(self) -> str:
+        if isinstance(self.what, str):
+            return self.what
+        words = " ".join(line.strip() for line in lines([passage(self.what)]))
+        return f"  {words} ({self.what.request}, {self.what.seq})"

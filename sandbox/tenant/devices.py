@@ -8,7 +8,7 @@ import heapq
 import random
 import uuid
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -82,6 +82,9 @@ class Behaviour(BaseModel):
     reacts_to_sync: bool = True
     sync_reaction: Duration = timedelta(minutes=2)
     """An online device checks in within this of a syncDevice call; a call to an offline device is lost."""
+    reacts_to_orders: bool = False
+    """An online device comes for a wipe by itself, as for a sync: Intune notifies devices of what it has for them
+    (source as for `new_enrolment`), and not every notification arrives."""
     online_hours: tuple[Duration, Duration] | None = None
     """Online from and until, after midnight of the simulated day; left out, always."""
     off_from: Duration | None = None
@@ -238,6 +241,8 @@ class Device:
         self.next_user = User.named(behaviour.next_user) if behaviour.next_user else None
         self._first_user = self.user
         self._intune = intune
+        self.last_sync_at = intune.last_sync_at if intune else start
+        """No record that this device ever had shows a later check-in."""
         self._seen: deque[tuple[datetime, IntuneRecord | None]] = deque(maxlen=100)
         self._rng = rng
         self._day = day or Day(start)
@@ -328,13 +333,19 @@ class Device:
         if quirks.primary_user_cleared == "trigger" and ResetKind.of(body) is ResetKind.AUTOPILOT_RESET:
             record = replace(record, user=None)
         self._show(now, record)
+        if self.behaviour.reacts_to_orders:
+            self._notified(now)
 
     def request_sync(self, now: datetime) -> None:
         """Ask the machine to check in soon; lost when it is off, busy or deaf to such requests."""
         record = self._require_record()
         action = ActionResult("syncDevice", "pending", now, now)
         self._show(now, replace(record, actions=(*record.actions, action)))
-        if self.activity is Activity.AWAKE and self.behaviour.reacts_to_sync and self.online(now):
+        if self.behaviour.reacts_to_sync:
+            self._notified(now)
+
+    def _notified(self, now: datetime) -> None:
+        if self.activity is Activity.AWAKE and self.online(now):
             answer = now + self.behaviour.sync_reaction * self._rng.uniform(0.25, 1)
             self._check_in_at = min(self._check_in_at, answer) if self._check_in_at else answer
 
@@ -530,6 +541,8 @@ class Device:
     def _show(self, now: datetime, record: IntuneRecord | None) -> None:
         self._seen.append((now, self._intune))
         self._intune = record
+        if record is not None:
+            self.last_sync_at = max(self.last_sync_at, record.last_sync_at)
 
     def _require_record(self) -> IntuneRecord:
         if self._intune is None:
@@ -574,6 +587,8 @@ class Fleet:
         self.quirks = quirks
         self._by_intune_id = {device.intune.id: device for device in devices if device.intune is not None}
         self._queue: list[tuple[datetime, int]] = []
+        self.moved: Callable[[Device], None] | None = None
+        """Told of every device that did something, or will do something at another time than before."""
         for index in range(len(self.devices)):
             self._expect(index)
         self._index = {id(device): index for index, device in enumerate(self.devices)}
@@ -625,6 +640,8 @@ class Fleet:
         return tuple(device for device in self.devices if device.serial == serial)
 
     def _expect(self, index: int) -> None:
+        if self.moved is not None:
+            self.moved(self.devices[index])
         due = self.devices[index].due()
         if due is not None:
             heapq.heappush(self._queue, (due, index))

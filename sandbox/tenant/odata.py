@@ -193,6 +193,18 @@ def tests(condition: Filter) -> Iterator[Test]:
             yield from tests(right)
 
 
+def least(condition: Filter | None, name: str) -> datetime | None:
+    """The time that this property must have at least in whatever meets a filter, so that others need no closer look;
+    None where the filter does not say."""
+    match condition:
+        case Test(property, "gt" | "ge", (datetime() as value,)) if property == name:
+            return value
+        case Both(left, right):
+            return max((at for at in (least(left, name), least(right, name)) if at is not None), default=None)
+        case _:
+            return None
+
+
 def has(condition: Filter, kind: type[Either] | type[Not]) -> bool:
     """Whether `or`, or `not`, occurs in a filter."""
     if isinstance(condition, kind):

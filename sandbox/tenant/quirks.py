@@ -92,6 +92,10 @@ class DeviceQuirks(BaseModel):
     """A read of a record that has gone answers 200 with a stub (no serial number, year-1 sync) instead of 404."""
     list_incomplete: Rate = 0.0
     """The share of reads by list that leave the record out."""
+    stale_lists: Duration = timedelta()
+    """For how much longer than single reads lists go on showing the state before a change."""
+    list_hides: bool = False
+    """A list names no primary user and no management state."""
 
 
 class Quirks(DeviceQuirks):

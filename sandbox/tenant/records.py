@@ -47,6 +47,9 @@ SWAPPED = {
 }
 """How an absent string looks in a list; in a single read it is null."""
 
+HIDDEN = frozenset({"userId", "userPrincipalName", "userDisplayName", "emailAddress", "managementState"})
+"""What lists leave out under `list_hides`."""
+
 _MANAGED_DEFAULTS: Json = {
     "managedDeviceOwnerType": "company",
     "deviceRegistrationState": "registered",
@@ -285,6 +288,8 @@ def _shown_value(
     listing: bool,
     selected: bool,
 ) -> object:
+    if name in HIDDEN and listing and quirks.list_hides:
+        value = None
     if name == "deviceActionResults":
         return [] if listing and quirks.list_without_action_results else action_results(device, record, quirks)
     if isinstance(value, datetime):

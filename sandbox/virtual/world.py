@@ -251,7 +251,7 @@ class World:
 
     async def _on_its_way(self) -> bool:
         """Whether anything that was promised is not delivered yet."""
-        return bool(self.table.keys("outbox|")) or any(
+        return bool(self.table.keys("deliver|")) or any(
             self.queues.waiting(name) for queue in TRIGGERING for name in (queue, queue + POISON)
         )
 

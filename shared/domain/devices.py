@@ -133,7 +133,7 @@ class ActionResult:
 
 @dataclass(frozen=True, slots=True)
 class Sighting:
-    """A close look at one managed device: a single GET, not a list, which may leave the actions out."""
+    """What Graph showed of one managed device: in a close look, which is a single GET, or in a list."""
 
     device: ManagedDeviceId
     seen_at: datetime
@@ -141,20 +141,15 @@ class Sighting:
     exists: bool
     """False: Graph answered that there is no such managed device."""
     last_sync: datetime | None = None
+    """In whole seconds, as lists cut it: one check-in looks the same in a list and in a close look."""
     management_state: str | None = None
     primary_user: UserId | None = None
     actions: tuple[ActionResult, ...] | None = None
     """None: Graph did not show them."""
     entra_device_id: EntraDeviceId | None = None
     enrolled_at: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class CheckIn:
-    """A managed device and the time of its last check-in, as a list shows it (cut to whole seconds)."""
-
-    device: ManagedDeviceId
-    last_sync: datetime
+    listed: bool = False
+    """It stood in a list, which never shows actions, may be older than a close look, and may leave anything out."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ says of the device. What is not known refuses; an exception has its reason besid
 
 import re
 from collections.abc import Callable, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from shared.domain.devices import DeviceFacts, Finding, ManagedDevice
@@ -125,6 +125,22 @@ def handed_on(then: ManagedDevice, now: ManagedDevice) -> bool:
     if then.enrolled_at is None or now.enrolled_at is None:
         return False
     return abs(now.enrolled_at - then.enrolled_at) > _REENROLLED
+
+
+def unchanged(then: ManagedDevice, now: ManagedDevice) -> bool:
+    """Whether a record that was read by itself says no more than the one that was judged, but for what is pending:
+    then the verdict on all else still holds."""
+
+    def as_listed(device: ManagedDevice) -> ManagedDevice:
+        synced, enrolled = device.last_sync, device.enrolled_at
+        return replace(
+            device,
+            last_sync=synced and synced.replace(microsecond=0),
+            enrolled_at=enrolled and enrolled.replace(microsecond=0),
+            pending_actions=None,
+        )
+
+    return as_listed(then) == as_listed(now)
 
 
 def is_sensitive(facts: DeviceFacts, policy: Policy) -> bool:
@@ -317,17 +333,23 @@ def _settled(case: _Case) -> Reason | None:
     return Reason(Code.OTHER_ACTION_PENDING, f"{_UNDER_WAY[name]}: {shown}" if name in _UNDER_WAY else shown)
 
 
-def _free(case: _Case) -> Reason | None:
-    """A wipe makes Intune ignore what else is pending, so all that may matter must come first: what erases, what
+def pending(device: ManagedDevice, policy: Policy) -> Reason | None:
+    """Why what is pending on the device must come first, or None where nothing must.
+
+    A wipe makes Intune ignore what else is pending, so all that may matter must come first: what erases, what
     collects or mends, and whatever is not known. What is harmless, or named by the policy because it is stuck for ever,
     does not count; nor what Graph did not show, as in most lists: a single read before the send shows it.
     """
-    passed = _HARMLESS | {action.lower() for action in case.policy.ignored_actions}
-    actions = {action for action in case.managed.pending_actions or () if action.lower() not in passed}
+    passed = _HARMLESS | {action.lower() for action in policy.ignored_actions}
+    actions = {action for action in device.pending_actions or () if action.lower() not in passed}
     if not actions:
         return None
     erases = "It is to be erased or removed already. " if {one.lower() for one in actions} & ERASING_ACTIONS else ""
     return Reason(Code.OTHER_ACTION_PENDING, f"{erases}Intune shows as pending: {', '.join(sorted(actions))}.")
+
+
+def _free(case: _Case) -> Reason | None:
+    return pending(case.managed, case.policy)
 
 
 def _lately_seen(case: _Case) -> Reason | None:

@@ -15,17 +15,22 @@ Graph never says "ready". What it shows is weighed by these rules:
    still open, or the user still there, well after the device had taken the order), or the silence must have been put to
    the test by a forced sync that the device did not answer until its return.
 
-Only returned and done together make a device ready. Sources: Autopilot Reset removes the primary user and blocks the
-desktop until an Intune sync completes (learn.microsoft.com/autopilot/windows-autopilot-reset); when action results and
-the primary user change is not documented, hence rules 2 and 4.
+Only returned and done together make a device ready, and only at a close look. A list of check-ins adds what it can show
+by itself: that the device checked in, and that user or state were still those of before or of the taking. What it does
+not name may merely be left out, and what it shows may be as old as `poll_overlap` allows for.
+
+Sources: Autopilot Reset removes the primary user and blocks the desktop until an Intune sync completes
+(learn.microsoft.com/autopilot/windows-autopilot-reset); when action results and the primary user change is not
+documented, hence rules 2 and 4.
 """
 
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from shared.domain.devices import ActionResult, ActionState, Sighting
 from shared.domain.policy import Policy
 from shared.domain.reset import Proof, Reset
+from shared.domain.states import DEVICE_MAY_BE_TOLD
 
 RESET_ACTIONS = frozenset(
     name.lower()
@@ -38,6 +43,9 @@ OPEN = frozenset({ActionState.PENDING, ActionState.ACTIVE})
 STATE_ORDERED = frozenset({"wipepending", "wipeissued"})
 STATE_TAKEN = frozenset({"wipeissued"})
 STATE_FAILED = frozenset({"wipefailed", "wipecanceled"})
+
+A_SECOND = timedelta(seconds=1)
+"""Check-ins no further apart may be one that was cut, or rounded, in two ways."""
 
 
 def our_action(reset: Reset, sighting: Sighting) -> ActionResult | None:
@@ -84,8 +92,10 @@ def weigh(reset: Reset, sighting: Sighting, policy: Policy) -> Proof:
         return proof  # no check-in lies in the future
     if proof.last_sync is None or last_sync > proof.last_sync:
         proof = replace(proof, last_sync=last_sync)
-    elif last_sync < proof.last_sync:
+    elif last_sync < proof.last_sync.replace(microsecond=0):  # records of older versions have fractions
         return proof  # a stale read: what else it shows is of that time too
+    if not sighting.listed:
+        proof = replace(proof, looked_to=proof.last_sync)
 
     action = our_action(reset, sighting)
     taken_at = proof.taken_at
@@ -96,7 +106,7 @@ def weigh(reset: Reset, sighting: Sighting, policy: Policy) -> Proof:
         return proof
 
     back = proof.returned_at
-    if back is not None and last_sync > back and not proof.awake:
+    if back is not None and last_sync > back + A_SECOND and not proof.awake:
         if last_sync < back + policy.min_reset_duration:
             proof = replace(proof, awake=True)
         else:
@@ -106,6 +116,7 @@ def weigh(reset: Reset, sighting: Sighting, policy: Policy) -> Proof:
                 taken_at=taken_at,
                 returned_at=last_sync,
                 last_sync=proof.last_sync,
+                looked_to=proof.looked_to,
                 restarts=proof.restarts,
                 probed_at=proof.asked_at,
                 shown=proof.shown,
@@ -114,7 +125,8 @@ def weigh(reset: Reset, sighting: Sighting, policy: Policy) -> Proof:
     if proof.returned_at is None and last_sync > taken_at:
         if last_sync < silent_until(proof, taken_at, policy):
             taken_at = last_sync
-            proof = Proof(taken_at=taken_at, last_sync=proof.last_sync, restarts=proof.restarts + 1)
+            restarts = proof.restarts + 1
+            proof = Proof(taken_at=taken_at, last_sync=proof.last_sync, looked_to=proof.looked_to, restarts=restarts)
         else:
             proof = replace(proof, returned_at=last_sync)
 
@@ -122,17 +134,50 @@ def weigh(reset: Reset, sighting: Sighting, policy: Policy) -> Proof:
         proof = replace(proof, taken_shown=True)
     state = (sighting.management_state or "").lower()
     before = (reset.before.management_state or "").lower()
-    proof = replace(proof, shown=proof.shown or action is not None, state_back=bool(state) and state == before)
     done = proof.done or (action is not None and action.state is ActionState.DONE)
-    user_gone = proof.user_gone if sighting.primary_user is None else _user_gone(reset, sighting)
-    if sighting.seen_at >= taken_at + policy.reconcile_after:
+    if sighting.seen_at >= taken_at + shown_within(sighting, policy):
         proof = replace(
             proof,
             open_late=proof.open_late or (action is not None and not done and action.state in OPEN),
             issued_late=proof.issued_late or (state in STATE_TAKEN and proof.returned_at is None),
             user_late=proof.user_late or (had_user(reset) and sighting.primary_user == reset.before.primary_user),
         )
-    return replace(proof, done=done, user_gone=user_gone)
+    if sighting.listed:
+        return proof
+    return replace(
+        proof,
+        shown=proof.shown or action is not None,
+        done=done,
+        user_gone=proof.user_gone if sighting.primary_user is None else _user_gone(reset, sighting),
+        state_back=bool(state) and state == before,
+    )
+
+
+def shown_within(sighting: Sighting, policy: Policy) -> timedelta:
+    """How long Graph may take to show there what it has been told."""
+    return policy.lists_lag if sighting.listed else policy.reconcile_after
+
+
+def since_order(reset: Reset, sighting: Sighting) -> bool:
+    """Whether the device has checked in since a reset was ordered."""
+    floor, last_sync = reset.graph_earliest, sighting.last_sync
+    return floor is not None and last_sync is not None and last_sync >= floor
+
+
+def look_needed(reset: Reset, listed: Sighting) -> bool:
+    """Whether only a close look can tell what follows from a check-in that a list shows and no look has shown yet.
+
+    None is needed at the check-in by which the device took the order, where it would come too early to tell anything;
+    nor at its return, which another check-in must confirm first.
+    """
+    proof = reset.proof
+    looked = proof.looked_to is not None and listed.last_sync is not None and proof.looked_to >= listed.last_sync
+    if looked or not since_order(reset, listed) or (reset.order is None and not reset.doubtful):
+        return False
+    silent = proof.taken_at is not None and proof.returned_at is None and not proof.restarts
+    back = proof.returned_at is not None and not proof.awake
+    in_course = reset.state in DEVICE_MAY_BE_TOLD and failure(reset, listed) is None
+    return not (in_course and (silent or back))
 
 
 def silent_until(proof: Proof, taken_at: datetime, policy: Policy) -> datetime:
@@ -209,7 +254,7 @@ def _user_gone(reset: Reset, sighting: Sighting) -> bool:
 def _taken_bounds(reset: Reset, sighting: Sighting, action: ActionResult | None) -> list[datetime]:
     """Times by which the device had taken the order; only a check-in since the order gives any."""
     last_sync = sighting.last_sync
-    if last_sync is None or reset.graph_earliest is None or last_sync < reset.graph_earliest:
+    if last_sync is None or not since_order(reset, sighting):
         return []
     bounds = []
     acknowledged = reset.graph_latest is not None and last_sync > reset.graph_latest

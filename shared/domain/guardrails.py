@@ -19,8 +19,10 @@ WINDOW = timedelta(seconds=20)
 """Intune allows an app 200 writes and 2,000 calls of any kind in 20 seconds a tenant
 (learn.microsoft.com/graph/throttling-limits)."""
 
-BURST = 20
-"""Calls that may go at once: one `$batch`. Burst and rate together stay within the limit in every window."""
+SPAN = WINDOW + timedelta(milliseconds=300)
+"""In what time a budget is kept to: calls that start together do not arrive together."""
+GRAIN = timedelta(milliseconds=50)
+"""How exactly the start of what is booked is noted."""
 
 
 class Budget(StrEnum):
@@ -368,24 +370,48 @@ def anomaly(
 # --- the pace that Graph bears ------------------------------------------------------------------------------------
 
 
-def reserve(
-    booked_until: datetime | None, now: datetime, calls: int, budget: Budget, policy: Policy
-) -> tuple[datetime, datetime]:
-    """Book calls ahead (generic cell rate algorithm): when they may start, and the new end of what is booked.
+@dataclass(frozen=True, slots=True)
+class Booked:
+    """Calls that were booked to start at about this time."""
 
-    All instances book on one row, so that together they stay within the policy's limit in every 20 seconds, as long as
-    what is booked at once is not above BURST.
+    at: datetime
+    calls: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What is booked of a budget, by all instances together."""
+
+    booked_until: datetime
+    """Nothing more starts before: what was booked goes evenly; or Graph asked for a pause."""
+    booked: tuple[Booked, ...] = ()
+    """What counts against the limit still, in order of time."""
+
+
+def reserve(pace: Pace | None, now: datetime, calls: int, budget: Budget, policy: Policy) -> tuple[datetime, Pace]:
+    """Book calls ahead: when they may start, and what is booked then.
+
+    In every 20 seconds no more calls start than the policy allows, evenly where all of it is used; whoever books first
+    starts first. A booking above the limit takes as long as so many calls may take.
     """
-    each = _each(budget, policy)
-    end = max(booked_until or now, now) + calls * each
-    return max(now, end - max(BURST, calls) * each), end
-
-
-def pause(now: datetime, wait: timedelta, budget: Budget, policy: Policy) -> datetime:
-    """The end of what is booked, so that nothing starts before the wait is over."""
-    return now + wait + BURST * _each(budget, policy)
-
-
-def _each(budget: Budget, policy: Policy) -> timedelta:
     limit = policy.writes_per_window if budget is Budget.WRITES else policy.reads_per_window
-    return WINDOW / (limit - BURST)
+    start = max(now, pace.booked_until) if pace is not None else now
+    counted = [one for one in pace.booked if one.at > start - SPAN] if pace is not None else []
+    left = sum(one.calls for one in counted)
+    while counted and left + calls > limit:
+        start = max(start, counted[0].at + SPAN)
+        left -= counted.pop(0).calls
+    until = start + SPAN * (calls / limit)
+    at = max(start, until - SPAN)
+    at += (_EPOCH - at) % GRAIN
+    together = counted.pop().calls if counted and counted[-1].at == at else 0
+    return start, Pace(until, (*counted, Booked(at, calls + together)))
+
+
+def pause(pace: Pace | None, now: datetime, wait: timedelta) -> Pace:
+    """Nothing starts before the wait is over."""
+    pace = pace or Pace(now)
+    return replace(pace, booked_until=max(pace.booked_until, now + wait))
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -165,6 +165,8 @@ class Effect(StrEnum):
     """Put the device on the dispatch queue."""
     SYNC = "sync"
     """Tell the device to check in."""
+    LOOK = "look"
+    """Look closely at the device: a list does not show enough to decide by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +243,11 @@ class _Course:
     events: list[Event] = field(default_factory=list)
     effects: set[Effect] = field(default_factory=set)
 
+    @property
+    def at(self) -> datetime:
+        """Now, as history has it: the clocks of instances differ, and the history of a turnaround never goes back."""
+        return max(self.now, self.reset.noted_at or self.reset.since)
+
     def set(self, **changes: object) -> None:
         self.reset = replace(self.reset, **changes)  # type: ignore[arg-type]  # names are checked by dataclasses.replace
 
@@ -253,11 +260,11 @@ class _Course:
         evidence: dict[str, str] | None = None,
         before: Reset | None = None,
     ) -> None:
-        reset = self.reset
+        reset, at = self.reset, self.at
         self.events.append(
             Event(
                 kind=kind,
-                at=self.now,
+                at=at,
                 who=self.who,
                 request=reset.request,
                 device=reset.device,
@@ -267,11 +274,11 @@ class _Course:
                 to_state=reset.state,
                 reason=reason,
                 evidence=evidence or {},
-                lasted=self.now - before.since if before else None,
+                lasted=at - before.since if before else None,
                 told=told,
             )
         )
-        self.set(seq=reset.seq + 1)
+        self.set(seq=reset.seq + 1, noted_at=at)
 
     def move(self, to: State, reason: Reason | None = None, evidence: dict[str, str] | None = None) -> None:
         before = self.reset
@@ -279,7 +286,7 @@ class _Course:
             raise IllegalTransitionError(f"{before.state} > {to} for device {before.device}")
         self.set(
             state=to,
-            since=self.now,
+            since=self.at,
             deadline=deadline(to, self.now, self.policy, before.not_before),
             next_step=None,
             reason=reason,
@@ -535,6 +542,9 @@ def _sighted(course: _Course, sighting: Sighting) -> None:
     reset, policy = course.reset, course.policy
     if sighting.device != reset.device or reset.sent_at is None:
         return
+    if sighting.listed:
+        _listed(course, sighting)
+        return
     if reset.state in (State.CLEARED, State.HELD) and reset.doubtful and evidence.proves_order(reset, sighting):
         course.move(State.ATTENTION, Reason(Code.SEND_UNKNOWN))
         reset = course.reset
@@ -557,30 +567,39 @@ def _sighted(course: _Course, sighting: Sighting) -> None:
     if in_doubt:
         _trigger(course, course.now + policy.clock_tolerance, {"found": "device"})
 
+    _weigh(course, sighting)
+    _follow_proof(course, sighting)
+
+
+def _listed(course: _Course, sighting: Sighting) -> None:
+    """A check-in that a list shows takes the turnaround on as far as check-ins alone do; never to its end, nor out of a
+    doubt or a person's hands."""
+    if course.reset.state in DEVICE_MAY_BE_TOLD and evidence.since_order(course.reset, sighting):
+        _weigh(course, sighting)
+        _follow_check_ins(course, sighting)
+    if course.reset.state in WATCHED and evidence.look_needed(course.reset, sighting):
+        course.effects.add(Effect.LOOK)
+
+
+def _weigh(course: _Course, sighting: Sighting) -> None:
     before = course.reset.proof
-    proof = evidence.weigh(course.reset, sighting, policy)
+    proof = evidence.weigh(course.reset, sighting, course.policy)
     course.set(proof=proof)
     if proof.restarts > before.restarts:
         course.note(EventKind.NOT_SILENT, evidence=evidence.describe(proof))
         if course.reset.state in DEVICE_MAY_BE_TOLD:
-            course.set(next_step=_look_again(course))
-    _follow_proof(course, sighting)
+            course.set(next_step=max(course.now, _look_again(course, sighting)))
 
 
 def _follow_proof(course: _Course, sighting: Sighting) -> None:
     """Move along as far as the proof reaches; each state on the way is entered, for the history's sake."""
-    proof, policy = course.reset.proof, course.policy
+    proof = course.reset.proof
     failed = evidence.failure(course.reset, sighting)
     if failed is not None:
         course.move(State.FAILED, Reason(Code.RESET_FAILED_ON_DEVICE, f"Intune shows: {failed}."))
         return
+    _follow_check_ins(course, sighting)
     shown = evidence.describe(proof)
-    if proof.taken_at is not None and _before(course, State.RESETTING):
-        course.move(State.RESETTING, evidence=shown)
-        course.set(next_step=_look_again(course))
-    if proof.returned_at is not None and _before(course, State.SETTLING):
-        course.move(State.SETTLING, evidence=shown)
-        course.set(next_step=course.now + policy.sync_grace)
     if evidence.complete(course.reset) and course.reset.state is State.ATTENTION:
         course.move(State.SETTLING, evidence=shown)
     if evidence.complete(course.reset) and course.reset.state is State.SETTLING:
@@ -589,9 +608,30 @@ def _follow_proof(course: _Course, sighting: Sighting) -> None:
         course.move(State.ATTENTION, Reason(Code.NOT_PROVEN), shown)
 
 
-def _look_again(course: _Course) -> datetime:
-    """When Graph has had time to show all that it will show of the device's taking the order."""
-    return max(course.now, (course.reset.proof.taken_at or course.now) + course.policy.reconcile_after)
+def _follow_check_ins(course: _Course, sighting: Sighting) -> None:
+    """Move along as far as check-ins alone lead."""
+    reset, policy = course.reset, course.policy
+    proof, shown = reset.proof, evidence.describe(reset.proof)
+    if proof.taken_at is not None and _before(course, State.RESETTING):
+        course.move(State.RESETTING, evidence=shown)
+        course.set(next_step=max(course.now, _look_again(course, sighting)))
+    elif reset.state is State.RESETTING and reset.next_step is not None and not proof.probing:
+        course.set(next_step=max(reset.next_step, _look_again(course, sighting)))
+    if proof.returned_at is not None and _before(course, State.SETTLING):
+        course.move(State.SETTLING, evidence=shown)
+        course.set(next_step=course.now + policy.sync_grace)
+
+
+def _look_again(course: _Course, sighting: Sighting) -> datetime:
+    """When something is next to be done about a silent device: once Graph has had time to show all that it will show of
+    the device's taking the order; lists may do so by themselves where they show that the wipe was issued."""
+    reset, policy = course.reset, course.policy
+    taken_at = reset.proof.taken_at or course.now
+    if evidence.late(reset.proof):
+        return taken_at + policy.usual_reset_duration
+    if evidence.management_state_moved_to(reset, sighting, evidence.STATE_TAKEN):
+        return taken_at + policy.listed_for
+    return taken_at + policy.reconcile_after
 
 
 _ORDER = (State.TRIGGERED, State.RESETTING, State.SETTLING)

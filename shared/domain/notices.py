@@ -69,6 +69,8 @@ class Notice:
     subject: str
     queue: str
     data: Mapping[str, JsonValue]
+    sequence: str = ""
+    """Orders the notices of one device's turnaround, which have one subject, as text does; "" for all others."""
 
 
 def notice(event: Event, queue: str, known: Mapping[str, str | None] | None = None) -> Notice:
@@ -90,7 +92,8 @@ def notice(event: Event, queue: str, known: Mapping[str, str | None] | None = No
         data |= {"code": event.reason.code, "message": event.reason.sentence, "remedy": event.reason.remedy}
     if event.evidence:
         data["evidence"] = dict(event.evidence)
-    return Notice(notice_id(event), kind, about or "turnaround", queue, data)
+    sequence = f"{event.seq:06}" if _about_device(event) else ""
+    return Notice(notice_id(event), kind, about or "turnaround", queue, data, sequence)
 
 
 def notice_id(event: Event) -> str:

@@ -131,15 +131,17 @@ class Policy(BaseModel):
     """How long Intune's audit may take to show a reset, which is not documented: only after it does the audit's silence
     mean that nothing was sent."""
     poll_overlap: Duration = timedelta(minutes=10)
-    """How far before the watermark each poll looks again, since lists lag."""
+    """How old what lists show may be: each poll looks again so far before the watermark, and only after it does a list
+    show what came late."""
     parts_within: Duration = timedelta(hours=1)
     """All parts of a request must arrive within this time of the first."""
-    retention: Duration = timedelta(days=400)
-    """Ended turnarounds, their history and their requests are kept this long."""
+    retention: Annotated[Duration, Field(ge=timedelta(days=30))] = timedelta(days=400)
+    """Ended turnarounds, their history and their requests are kept this long, at least 30 days: a request that is
+    forgotten and comes again is a new one."""
 
-    writes_per_window: Annotated[int, Field(ge=21, le=200)] = 180
+    writes_per_window: Annotated[int, Field(ge=20, le=200)] = 180
     """Graph writes in 20 seconds that Turnaround allows itself, of the documented 200 an app and tenant."""
-    reads_per_window: Annotated[int, Field(ge=21, le=1500)] = 1500
+    reads_per_window: Annotated[int, Field(ge=20, le=1500)] = 1500
     """Graph reads in 20 seconds that Turnaround allows itself, of the documented 2,000 calls of any kind."""
     resets_per_day: Annotated[int, Field(ge=1)] = 500
     """Resets a UTC day; Intune's documented limit of wipes a tenant and day is 500 unless support raised it."""
@@ -235,6 +237,16 @@ class Policy(BaseModel):
     """Who may ask for which devices, as scopes: `name` is the requester's sign-in name (with * and ?); `group_tags`,
     `devices` and `groups` say which devices; a scope with none of the three holds every device. Scopes of one requester
     add up. No scope at all: everybody may ask for every device."""
+
+    @property
+    def lists_lag(self) -> timedelta:
+        """How old what a list shows may be."""
+        return max(self.poll_overlap, self.reconcile_after)
+
+    @property
+    def listed_for(self) -> timedelta:
+        """How long a check-in is seen again in lists: long enough for them to show what is still so late."""
+        return self.lists_lag + self.reconcile_after / 2
 
     @property
     def watched_groups(self) -> frozenset[str]:

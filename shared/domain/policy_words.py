@@ -177,7 +177,9 @@ SENTENCES: Mapping[Topic, Mapping[str, Says]] = {
             "Intune's audit may take {audit_after} to show a reset; only then does its silence mean that none was sent."
         ),
         "sending_for": Says("Whether a reset was sent may stay open for {sending_for}; then a person is called."),
-        "poll_overlap": Says("Each look for new check-ins reaches back {poll_overlap} before the last one."),
+        "poll_overlap": Says(
+            "What a list of devices shows may be {poll_overlap} old; each look for new check-ins reaches back further."
+        ),
     },
     Topic.WAITS: {
         "request_valid_for": Says(

@@ -46,6 +46,8 @@ class Proof:
     restarts: int = 0
     """How often the device checked in while a reset would have kept it silent."""
     last_sync: datetime | None = None
+    """Latest check-in that Graph has shown."""
+    looked_to: datetime | None = None
     """Latest check-in that a close look has shown."""
 
 
@@ -107,6 +109,8 @@ class Reset:
     attention_from: State | None = None
     seq: int = 0
     """Events recorded so far."""
+    noted_at: datetime | None = None
+    """The time of the latest of them."""
 
 
 class EventKind(StrEnum):

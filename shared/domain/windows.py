@@ -16,7 +16,8 @@ WINDOW_ID = "window:"
 """How the ids of their requests begin; nobody else's may."""
 
 _SOME_TIME = datetime(2026, 1, 1, tzinfo=UTC)
-Span = Annotated[Duration, Field(le=timedelta(days=366))]
+LONGEST_OPEN = timedelta(days=366)
+Span = Annotated[Duration, Field(le=LONGEST_OPEN)]
 
 
 class Window(BaseModel):

@@ -16,7 +16,6 @@ from shared.domain.devices import (
     ActionState,
     AuditedAction,
     AutopilotIdentity,
-    CheckIn,
     EntraDevice,
     ManagedDevice,
     Sighting,
@@ -187,7 +186,7 @@ def sighting(record: JsonObject, seen_at: datetime) -> Sighting:
         device=_managed_id(record, "id"),
         seen_at=seen_at,
         exists=True,
-        last_sync=instant(record, "lastSyncDateTime"),
+        last_sync=_whole_second(record, "lastSyncDateTime"),
         management_state=text(record, "managementState"),
         primary_user=primary_user(record),
         actions=_actions(record),
@@ -196,14 +195,20 @@ def sighting(record: JsonObject, seen_at: datetime) -> Sighting:
     )
 
 
-def check_in(record: JsonObject) -> CheckIn | None:
-    """Decode a listed `managedDevice` that has checked in; None for one that never has.
+def listed(record: JsonObject, seen_at: datetime) -> Sighting:
+    """Decode a `managedDevice` of a list of check-ins; that it names no user is no news.
 
     Raises UnreadableRecordError without a GUID as id.
     """
-    device = _managed_id(record, "id")
-    last_sync = instant(record, "lastSyncDateTime")
-    return CheckIn(device, last_sync) if last_sync is not None else None
+    return Sighting(
+        device=_managed_id(record, "id"),
+        seen_at=seen_at,
+        exists=True,
+        last_sync=_whole_second(record, "lastSyncDateTime"),
+        management_state=text(record, "managementState"),
+        primary_user=primary_user(record) or None,
+        listed=True,
+    )
 
 
 def windows_count(record: JsonObject) -> int | None:
@@ -237,6 +242,11 @@ def admin_decision(record: JsonObject) -> tuple[frozenset[str], AdminDecision]:
     names = (text(record, name) for name in ("id", "requestId"))
     status = (text(record, "status") or "").lower()
     return frozenset(name.lower() for name in names if name), _DECISIONS.get(status, AdminDecision.UNKNOWN)
+
+
+def _whole_second(record: JsonObject, field: str) -> datetime | None:
+    at = instant(record, field)
+    return None if at is None else at.replace(microsecond=0)
 
 
 def _managed_id(record: JsonObject, field: str) -> ManagedDeviceId:

@@ -1,6 +1,7 @@
 """`GraphIntune`: Microsoft Graph behind the port `Intune`."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import random
@@ -18,10 +19,10 @@ import httpx
 
 from shared.domain.devices import (
     AuditedAction,
-    CheckIn,
     DeviceFacts,
     DeviceReference,
     Finding,
+    ManagedDevice,
     ReferenceKind,
     Sighting,
 )
@@ -50,6 +51,8 @@ if TYPE_CHECKING:
 
 BATCH = 20
 """Most items that Graph takes in one `$batch` (learn.microsoft.com/graph/json-batching)."""
+TOGETHER = 15
+"""Most comparisons that Entra takes in one $filter (learn.microsoft.com/graph/filter-query-parameter)."""
 RESET_ACTIONS = ("factoryReset", "factoryResetKeepEnrollmentData", "automaticRedeployment", "cleanWindowsDevice")
 """The names under which a wipe, an Autopilot Reset or a Fresh Start may stand in the audit."""
 
@@ -240,6 +243,13 @@ class GraphIntune:
         found = await self._resolve(list(references.values()), lists_allowed=False)
         return {device: next(iter(found[reference].devices), None) for device, reference in references.items()}
 
+    async def managed(self, devices: Sequence[ManagedDeviceId]) -> Mapping[ManagedDeviceId, ManagedDevice | None]:
+        """See `Intune.managed`."""
+        book = Book()
+        asked = {device: Question(Collection.MANAGED, "id", decode.guid(device) or "") for device in devices}
+        await self._ask([question for question in asked.values() if question.value], book)
+        return {device: next(iter(book.managed("id", question.value)), None) for device, question in asked.items()}
+
     async def _resolve(
         self, references: Sequence[DeviceReference], *, lists_allowed: bool
     ) -> dict[DeviceReference, Finding]:
@@ -271,7 +281,26 @@ class GraphIntune:
             return
         book.learn_list(collection, records)
 
+    async def _ask_together(self, questions: Sequence[Question], book: Book) -> list[Question]:
+        """Ask for Entra devices several at a time; the questions that are still open. What such an answer leaves out is
+        one of them: that there is no such device must not follow from it."""
+        singly = [question for question in questions if question.collection is Collection.ENTRA]
+        parts = [part for part in batched(singly, TOGETHER, strict=False) if len(part) > 1]
+        calls = {part: self._sdk.entra_among([question.value for question in part]) for part in parts}
+        learnt: set[Question] = set()
+        for part, reply in (await self._batches(calls, dict.fromkeys(calls, _PERMISSIONS[Collection.ENTRA]))).items():
+            if isinstance(reply, GraphError) or reply.status != 200:
+                continue
+            with contextlib.suppress(GraphError, UnreadableRecordError):
+                records = [decode.entra_device(row) for row in _page(reply, calls[part])[0]]
+                for question in part:
+                    if any(finding.answers(record, question) for record in records):
+                        book.learn(question, records)
+                        learnt.add(question)
+        return [question for question in questions if question not in learnt]
+
     async def _ask(self, questions: Sequence[Question], book: Book) -> None:
+        questions = await self._ask_together(questions, book)
         calls = {question: self._sdk.question(question) for question in questions}
         replies = await self._batches(calls, {q: _PERMISSIONS[q.collection] for q in questions})
         read_whole: set[Collection] = set()
@@ -368,25 +397,26 @@ class GraphIntune:
                 raise failures[0]
         return seen
 
-    async def changed_since(self, since: datetime) -> AsyncIterator[CheckIn]:
+    async def changed_since(self, since: datetime) -> AsyncIterator[Sighting]:
         """See `Intune.changed_since`.
 
         Lists cut the time to whole seconds, so `since` is cut too: a check-in later in that same second is shown.
         """
         whole_second = since.astimezone(UTC).replace(microsecond=0)
-        call = self._sdk.changed_since(whole_second)
+        call, asked_at = self._sdk.changed_since(whole_second), self._now()
         async for rows in self._pages(call, _PERMISSIONS[Collection.MANAGED]):
             for row in rows:
                 system = decode.text(row, "operatingSystem")
                 if system is not None and not system.casefold().startswith("windows"):
                     continue
                 try:
-                    check_in = decode.check_in(row)
+                    sighting = decode.listed(row, asked_at)
                 except UnreadableRecordError as error:
                     _log.warning("graph %s: left out %s", call.template, error)
                     continue
-                if check_in is not None and check_in.last_sync >= whole_second:
-                    yield check_in
+                if sighting.last_sync is not None and sighting.last_sync >= whole_second:
+                    yield sighting
+            asked_at = self._now()
 
     async def audited_resets(
         self, devices: Sequence[ManagedDeviceId], since: datetime

@@ -142,6 +142,9 @@ class Sdk:
         self._v1 = self._adapter(provider, "v1.0")
         self._beta = self._adapter(provider, "beta")
         self._client = GraphServiceClient(request_adapter=self._v1)
+        # The SDK takes its time to build a call: each kind is built once. A decorator would keep every Sdk for ever.
+        self._wipe_of, self._sync = cache(self._build_wipe), cache(self._build_sync)
+        self._device, self._question = cache(self._build_device), cache(self._build_question)
 
     def _adapter(self, provider: AuthenticationProvider, version: str) -> GraphRequestAdapter:
         adapter = GraphRequestAdapter(provider, client=self.http)
@@ -155,24 +158,26 @@ class Sdk:
         Both flags are stated: the SDK's defaults, and Graph's, mean a full wipe. Raises ValueError for an order about
         what is no device id.
         """
-        body = WipePostRequestBody(keep_enrollment_data=True, keep_user_data=False)
-        return self._wipe(order, body, "Autopilot Reset")
+        return self._wipe(order, "Autopilot Reset", keep_enrollment_data=True)
 
     def wipe(self, order: Order) -> Call:
         """Build a full wipe, with both flags stated. Raises ValueError for an order about what is no device id."""
-        body = WipePostRequestBody(keep_enrollment_data=False, keep_user_data=False)
-        return self._wipe(order, body, "Full wipe")
+        return self._wipe(order, "Full wipe", keep_enrollment_data=False)
 
-    def _wipe(self, order: Order, body: WipePostRequestBody, default_why: str) -> Call:
-        item = self._client.device_management.managed_devices.by_managed_device_id(_guid(order.device))
-        return replace(_call(item.wipe.to_post_request_information(body)), headers=_approval(order, default_why))
+    def _wipe(self, order: Order, default_why: str, *, keep_enrollment_data: bool) -> Call:
+        call = self._wipe_of(keep_enrollment_data).filled(_guid(order.device))
+        return replace(call, headers=_approval(order, default_why))
+
+    def _build_wipe(self, keep_enrollment_data: bool) -> Call:
+        body = WipePostRequestBody(keep_enrollment_data=keep_enrollment_data, keep_user_data=False)
+        item = self._client.device_management.managed_devices.by_managed_device_id(_BLANK)
+        return _call(item.wipe.to_post_request_information(body))
 
     def sync(self, device: ManagedDeviceId) -> Call:
         """Build the order to check in. Raises ValueError for what is no device id."""
         return self._sync().filled(_guid(device))
 
-    @cache  # noqa: B019 - an Sdk lives as long as its gateway, and there are few of these
-    def _sync(self) -> Call:
+    def _build_sync(self) -> Call:
         item = self._client.device_management.managed_devices.by_managed_device_id(_BLANK)
         return _call(item.sync_device.to_post_request_information())
 
@@ -180,8 +185,7 @@ class Sdk:
         """Build the GET of one managed device. Raises ValueError for what is no device id."""
         return self._device(tuple(select)).filled(_guid(device))
 
-    @cache  # noqa: B019
-    def _device(self, select: tuple[str, ...]) -> Call:
+    def _build_device(self, select: tuple[str, ...]) -> Call:
         query = ManagedDeviceItemRequestBuilder.ManagedDeviceItemRequestBuilderGetQueryParameters(select=list(select))
         item = self._client.device_management.managed_devices.by_managed_device_id(_BLANK)
         return _call(item.to_get_request_information(RequestConfiguration(query_parameters=query)))
@@ -201,7 +205,7 @@ class Sdk:
     def changed_since(self, since: datetime) -> Call:
         """Build the GET of the managed devices that have synced after a time, which is cut to seconds."""
         where = f"lastSyncDateTime gt {since:%Y-%m-%dT%H:%M:%SZ}"
-        return self.devices(where, ["id", "lastSyncDateTime", "operatingSystem"])
+        return self.devices(where, ["id", "lastSyncDateTime", "managementState", "userId", "operatingSystem"])
 
     def identities(self, where: str | None) -> Call:
         """Build the GET of Autopilot device identities.
@@ -217,6 +221,10 @@ class Sdk:
         """Build the GET of Entra devices."""
         query = DevicesRequestBuilder.DevicesRequestBuilderGetQueryParameters(filter=where, select=_ENTRA, top=top)
         return _call(self._client.devices.to_get_request_information(RequestConfiguration(query_parameters=query)))
+
+    def entra_among(self, ids: Sequence[str]) -> Call:
+        """Build the GET of the Entra devices with these device ids."""
+        return self.entra_devices(" or ".join(f"deviceId eq {literal(one)}" for one in ids))
 
     def audits(self, action: str) -> Call:
         """Build the GET of the audited remote actions of one kind (beta).
@@ -272,8 +280,7 @@ class Sdk:
         # Quotes are doubled as in `literal`, and percent-encoded with the rest.
         return self._question(question.collection, question.by).filled(question.value.replace("'", "''"))
 
-    @cache  # noqa: B019
-    def _question(self, collection: Collection, by: str) -> Call:
+    def _build_question(self, collection: Collection, by: str) -> Call:
         match collection:
             case Collection.MANAGED:
                 return replace(self.devices(f"{by} eq {literal(_BLANK)}", FACTS), beta=True)

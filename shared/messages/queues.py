@@ -1,5 +1,6 @@
 """The queues: their names, and the one place that sends to them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -31,8 +32,10 @@ class Queues(Protocol):
 class AzureQueues:
     """Azure Storage queues (or Azurite's). Messages are sent in base64, which is what queue triggers expect."""
 
-    service: "QueueServiceClient"
+    connect: "Callable[[], QueueServiceClient]"
+    """Called at the first message that is sent: the SDK is slow to load, and many invocations send none."""
     calls: int = 0
+    _service: "QueueServiceClient | None" = None
     _clients: "dict[str, QueueClient]" = field(default_factory=dict)
 
     async def send(self, queue: str, body: str) -> None:
@@ -64,12 +67,14 @@ class AzureQueues:
     async def close(self) -> None:
         for client in self._clients.values():
             await client.close()
-        await self.service.close()
+        if self._service is not None:
+            await self._service.close()
 
     def _client(self, queue: str) -> "QueueClient":
-        from azure.storage.queue import TextBase64EncodePolicy
-
         if queue not in self._clients:
-            client = self.service.get_queue_client(queue, message_encode_policy=TextBase64EncodePolicy())
+            from azure.storage.queue import TextBase64EncodePolicy
+
+            self._service = self._service or self.connect()
+            client = self._service.get_queue_client(queue, message_encode_policy=TextBase64EncodePolicy())
             self._clients[queue] = client
         return self._clients[queue]

@@ -29,21 +29,28 @@ async def advance(
     happenings: Mapping[ManagedDeviceId, Sequence[Happening]],
     who: str,
     together: Sequence[Change] = (),
+    known: Mapping[ManagedDeviceId, Stored[Reset]] | None = None,
+    at: datetime | None = None,
 ) -> dict[ManagedDeviceId, Decision]:
     """Step each device through what happened to it, in one transaction or as few as hold them, and commit.
 
     A conflict re-reads and re-decides; nothing is overwritten. Devices not in flight are left out of the answer.
-    `together` is committed in the same transaction as all of them; then a conflict is not tried again here.
+    `together` is committed in the same transaction as all of them; then a conflict is not tried again here. `known` are
+    the devices as the caller has read them, all of them: it saves reading them once more.
+    `at` is the time by which the caller has decided what is in `together`.
     Raises ContendedError when others keep changing a device, and at the first conflict where there is `together`.
     """
     decided: dict[ManagedDeviceId, Decision] = {}
     waiting = list(happenings)
     previous: dict[ManagedDeviceId, Decision] = {}
     for _ in range(TRIES):
-        stored = await parts.store.resets(waiting)
-        now = parts.clock()
+        stored = known or await parts.store.resets(waiting)
+        known = None
+        now = at or parts.clock()
         pending: dict[ManagedDeviceId, tuple[Decision, list[Change], list[Outgoing]]] = {}
-        for device, found in stored.items():
+        for device in waiting:
+            if (found := stored.get(device)) is None:
+                continue
             if device in previous and previous[device].reset == found.record:
                 decided[device] = previous[device]  # our own commit, whose answer was lost on the way back
                 continue

@@ -93,17 +93,19 @@ class Met:
     halt: Halt | None
     in_flight: Mapping[ManagedDeviceId, RequestId]
     """By which request a device is being turned around."""
-    sent: Mapping[ManagedDeviceId, int]
-    """How many resets of a device were ordered within the policy's `device_window`."""
+    sent: Mapping[str, int]
+    """How many resets of a device, by its id or its serial number, were ordered within the policy's `device_window`."""
 
 
 def judge(requester: str, facts: DeviceFacts, met: Met, now: datetime, policy: Policy) -> Reason | None:
     """Why a device may not be reset for this requester, or None where it may."""
+    device = facts.managed
+    sent = max(met.sent.get(device.id, 0), met.sent.get(device.serial_number or device.id, 0))
     return (
         # As of when they were read: a plan may go by an export of last month.
         eligibility.refusal(facts, policy, min(now, facts.read_at))
         or eligibility.requester_refusal(requester, facts, policy)
-        or guardrails.device_limit(met.sent.get(facts.managed.id, 0), policy)
+        or guardrails.device_limit(sent, policy)
     )
 
 

@@ -4,13 +4,13 @@ import contextlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import batched
 
 from shared.domain import eligibility, guardrails
 from shared.domain.devices import DeviceFacts
-from shared.domain.guardrails import Hold, Orders
+from shared.domain.guardrails import Budget, Hold, Orders
 from shared.domain.ids import ManagedDeviceId, OrderId
 from shared.domain.lifecycle import Answered, Happening, Judged, Sending, Woken, may_send_again
 from shared.domain.orders import AnswerKind, Order
@@ -21,7 +21,7 @@ from shared.domain.states import State
 from shared.pipeline.advance import TRIES, ContendedError, advance
 from shared.pipeline.facts import facts as read_facts
 from shared.pipeline.gate import Gate, gate, release, require_approval
-from shared.pipeline.pace import await_turn
+from shared.pipeline.pace import book, until
 from shared.pipeline.parts import BATCH, Parts
 from shared.pipeline.ports import GraphError
 from shared.pipeline.sync import look
@@ -35,6 +35,8 @@ FLEET_KNOWN_FOR = timedelta(days=1)
 """How long the number of the tenant's devices is gone by."""
 FLEET_ASKED_AGAIN = timedelta(minutes=10)
 """When Graph is asked again where it could not tell."""
+READ_AT_LEAST, READ_AT_MOST = timedelta(seconds=0.5), timedelta(seconds=3)
+"""How long before its turn a device's facts are read again."""
 GIVEN_BACK = 16
 """Devices whose answers, at most six rows each, fit one transaction with what is counted."""
 
@@ -48,10 +50,14 @@ class _Booked:
     """When the commit began, and as of when they count."""
     row: str = ""
     """Key of the row that notes them for the cap of a device."""
-    devices: tuple[ManagedDeviceId, ...] = ()
-    """Those that it notes."""
+    devices: Mapping[ManagedDeviceId, str] = field(default_factory=dict)
+    """Those that it notes, with their serial numbers."""
     unapproved: frozenset[ManagedDeviceId] = frozenset()
     """Those of them that go without a second person."""
+
+    @property
+    def record(self) -> SentRecord:
+        return SentRecord(self.at, tuple(self.devices), tuple(self.devices.values()))
 
 
 async def dispatch(parts: Parts, body: str) -> None:
@@ -71,10 +77,13 @@ async def _dispatch(parts: Parts, named: Sequence[ManagedDeviceId]) -> None:
     if not cleared:
         return
     intune = await parts.intune()  # before anything is promised: connecting may fail
-    await await_turn(parts, len(cleared))
+    turn = await book(parts, len(cleared), Budget.WRITES, READ_AT_LEAST)
     # After the wait, which may have been long: what is read now is what the orders go by.
+    await until(parts, turn - READ_AT_MOST)
     fresh = await _fresh(parts, await _looked_at_again(parts, cleared))
-    booked = await _commit_sending(parts, fresh)
+    await until(parts, turn)
+    async with parts.sending:
+        booked = await _commit_sending(parts, fresh)
     orders = booked.orders
     if not orders:
         return
@@ -97,7 +106,8 @@ async def _dispatch(parts: Parts, named: Sequence[ManagedDeviceId]) -> None:
 async def _give_back(parts: Parts, booked: _Booked, outcomes: Mapping[ManagedDeviceId, Sequence[Happening]]) -> _Booked:
     """Keep answers that say that nothing was done, and count their orders no more: in one transaction, so that none is
     given back twice. Where others change what is counted at every try, they stay counted."""
-    left = replace(booked, devices=tuple(device for device in booked.devices if device not in outcomes))
+    devices = {device: serial for device, serial in booked.devices.items() if device not in outcomes}
+    left = replace(booked, devices=devices)
     for _ in range(TRIES):
         counted = await parts.store.orders()
         if counted is None:
@@ -105,7 +115,7 @@ async def _give_back(parts: Parts, booked: _Booked, outcomes: Mapping[ManagedDev
         fewer = counted.record.minus(len(outcomes), booked.at, len(booked.unapproved.intersection(outcomes)))
         together = [
             rows.replace(rows.ORDERS, counted.etag, fewer),
-            rows.put(booked.row, SentRecord(booked.at, left.devices)),
+            rows.put(booked.row, left.record),
         ]
         try:
             await advance(parts, outcomes, WHO, together=together)
@@ -130,21 +140,27 @@ async def _fresh(parts: Parts, cleared: dict[ManagedDeviceId, Reset]) -> dict[Ma
     now = parts.clock()
     oldest = now - parts.policy.facts_max_age
     # Facts from the future were read by a clock that was wrong: nobody knows how old they are.
-    # Nor do lists show what is pending on a device: only its own record does.
-    stale = [
-        device
-        for device, one in cleared.items()
-        if not oldest <= one.facts_at <= now or one.attempt > 0 or one.before.pending_actions is None
-    ]
-    fresh: dict[ManagedDeviceId, DeviceFacts | None] = {device: None for device in cleared if device not in stale}
-    if not stale:
-        return fresh
-    try:
-        facts = await read_facts(await parts.intune(), stale, parts.policy)
-    except GraphError as error:
-        log.warning("%s devices wait for another turn, since their facts could not be read: %s", len(stale), error)
-        return fresh
+    stale = [device for device, one in cleared.items() if not oldest <= one.facts_at <= now or one.attempt > 0]
+    # Lists do not show what is pending on a device: only its own record does, and may show that more has changed.
+    listed = [device for device, one in cleared.items() if device not in stale and one.before.pending_actions is None]
+    fresh: dict[ManagedDeviceId, DeviceFacts | None] = {
+        device: None for device in cleared if device not in stale and device not in listed
+    }
     refused: dict[ManagedDeviceId, Reason] = {}
+    facts: Mapping[ManagedDeviceId, DeviceFacts | None] = {}
+    try:
+        alone = await (await parts.intune()).managed(listed) if listed else {}
+        for device, record in alone.items():
+            if record is None or not eligibility.unchanged(cleared[device].before, record):
+                stale.append(device)
+            elif reason := eligibility.pending(record, parts.policy):
+                refused[device] = reason
+            else:
+                fresh[device] = None
+        facts = await read_facts(await parts.intune(), stale, parts.policy) if stale else {}
+    except GraphError as error:
+        count = len(cleared) - len(fresh) - len(refused)
+        log.warning("%s devices wait for another turn, since their facts could not be read: %s", count, error)
     for device in stale:
         if device not in facts:
             continue
@@ -170,30 +186,31 @@ async def _commit_sending(parts: Parts, fresh: dict[ManagedDeviceId, DeviceFacts
     before the gate: a halt in between changes their row."""
     booked = _Booked([], parts.clock())
     for _ in range(TRIES):
-        stored = {device: found.record for device, found in (await parts.store.resets(list(fresh))).items()}
+        known = await parts.store.resets(list(fresh))
+        stored = {device: found.record for device, found in known.items()}
         if ours := _ours(booked, stored):
             return ours  # our own commit, whose answer was lost on the way back
         cleared = {device: reset for device, reset in stored.items() if reset.state is State.CLEARED}
         counted = await _counted(parts)
         open_ = await gate(parts, cleared.values())
         now = parts.clock()
-        free = await _let_through(parts, cleared, open_, now)
+        free = await _let_through(parts, cleared, fresh, open_, now)
         free, unapproved = await _without_second_person(parts, free, stored, open_, counted.record, now)
         room, full = guardrails.room(counted.record, now, parts.policy)
         await _over_cap(parts, free[room:], full)
         orders = [_order(parts, stored[device]) for device in free[:room]]
-        devices = tuple(order.device for order in orders)
+        devices = {order.device: stored[order.device].before.serial_number or "" for order in orders}
         without = frozenset(unapproved.intersection(devices))
-        booked = _Booked(orders, now, rows.sent_key(now, devices), devices, without)
+        booked = _Booked(orders, now, rows.sent_key(now, tuple(devices)), devices, without)
         if not orders:
             return booked
         together = [
             rows.replace(rows.ORDERS, counted.etag, counted.record.plus(len(orders), now, len(without))),
-            rows.put(booked.row, SentRecord(now, devices)),
+            rows.put(booked.row, booked.record),
         ]
         happenings = {order.device: [Sending(order.id, fresh[order.device])] for order in orders}
         try:
-            decisions = await advance(parts, happenings, WHO, together=together)
+            decisions = await advance(parts, happenings, WHO, together, known, now)
         except ContendedError:
             continue
         sent = {device: decision.reset for device, decision in decisions.items()}
@@ -232,13 +249,21 @@ async def _fleet(parts: Parts) -> int | None:
 
 
 async def _let_through(
-    parts: Parts, cleared: dict[ManagedDeviceId, Reset], open_: Gate, now: datetime
+    parts: Parts,
+    cleared: dict[ManagedDeviceId, Reset],
+    fresh: dict[ManagedDeviceId, DeviceFacts | None],
+    open_: Gate,
+    now: datetime,
 ) -> list[ManagedDeviceId]:
-    """Those of the devices that nothing holds; the others are held, or their sender is asked."""
+    """Those of the devices that nothing holds, and that may have another order where an earlier one is in doubt; the
+    others are held, or somebody is asked."""
     holds = {device: hold for device, reset in cleared.items() if (hold := open_.hold(reset, now, parts.policy))}
     overdue = [device for device, reset in cleared.items() if device not in holds and _overdue(reset, now)]
     happenings: dict[ManagedDeviceId, Sequence[Happening]] = {device: [Woken()] for device in overdue}
     happenings |= {device: [Judged(hold=hold.reason, until=hold.until)] for device, hold in holds.items()}
+    for device, reset in cleared.items():
+        if device not in happenings and reset.doubtful and not may_send_again(reset, fresh[device], now, parts.policy):
+            happenings[device] = [Judged(refusal=Reason(Code.SEND_UNKNOWN))]  # before it is counted as sent
     await advance(parts, happenings, WHO)
     await release(parts, list(holds), WHO)
     return [device for device in cleared if device not in happenings]

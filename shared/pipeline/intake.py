@@ -15,6 +15,7 @@ from shared.domain.commands import STOPPING, is_command
 from shared.domain.devices import DeviceFacts, DeviceReference
 from shared.domain.guardrails import Approval, Terms
 from shared.domain.ids import ManagedDeviceId, RequestId
+from shared.domain.lifecycle import Decision
 from shared.domain.notices import notice
 from shared.domain.policy import Policy
 from shared.domain.reasons import Code, Reason
@@ -33,7 +34,7 @@ from shared.pipeline.ports import GraphError
 from shared.pipeline.refusal import refuse, refuse_message
 from shared.pipeline.waves import WAVE_LOOK, next_wave
 from shared.state import rows
-from shared.state.rows import RequestRecord, RequestState, Stored
+from shared.state.rows import Quiet, RequestRecord, RequestState, Stored
 from shared.state.table import Change, Conflict
 
 log = logging.getLogger(__name__)
@@ -333,23 +334,26 @@ async def _take(
         ended = await parts.store.is_closed(request.id, [_about(named) for named in devices])
         changes = [rows.replace(rows.request_key(request.id), known.etag, request, state=request.state.value)]
         outgoing: list[Outgoing] = []
+        free: set[ManagedDeviceId] = set()
         for one in devices:
             mine = one.device is not None and flying.get(one.device) == request.id
             if _about(one) in ended or mine:
                 continue
             wave = waves.get(one.device, 0) if one.device is not None else 0
-            decided, outs = _carry_out(parts, request, one, wave, now_met, now)
-            changes += decided
+            decided = decide(request, one, wave, now_met, now, parts.policy)
+            if isinstance(decided, Decision) and decided.reset.state is not State.HELD:
+                free.add(decided.reset.device)
+            more, outs = _carry_out(request, one, decided, now)
+            changes += more
             outgoing += outs
-        if len(changes) == 1:
-            await release(parts, ids, WHO)  # whoever took them may have died before it asked again
-            return
-        try:
-            await parts.store.commit(changes)
-        except Conflict:
-            continue
-        await flush(parts, outgoing)
-        await release(parts, ids, WHO)
+        if len(changes) > 1:
+            try:
+                await parts.store.commit([*changes, rows.put(rows.QUIET, Quiet())])
+            except Conflict:
+                continue
+            await flush(parts, outgoing)
+        # Also those that were taken before: whoever took them may have died before it asked again.
+        await release(parts, [device for device in ids if device not in free], WHO)
         return
 
 
@@ -358,10 +362,9 @@ def _about(named: Named) -> str:
 
 
 def _carry_out(
-    parts: Parts, request: RequestRecord, named: Named, wave: int, met: Met, now: datetime
+    request: RequestRecord, named: Named, decided: Decision | Reason, now: datetime
 ) -> tuple[list[Change], list[Outgoing]]:
     """What becomes of one device: its rows and what goes out."""
-    decided = decide(request, named, wave, met, now, parts.policy)
     if isinstance(decided, Reason):
         facts = named.outcome if isinstance(named.outcome, DeviceFacts) else None
         return _refused_reference(request, named, decided, now, facts)

@@ -33,7 +33,7 @@ def notices_in(body: str) -> list[Notice]:
 
 
 def envelope(notice: Notice) -> str:
-    """The notice as a CloudEvents 1.0 JSON event (cloudevents.io, structured mode)."""
+    """The notice as a CloudEvents 1.0 JSON event (cloudevents.io, structured mode), with the extension "sequence"."""
     from cloudevents.core.formats.json import JSONFormat
     from cloudevents.core.v1.event import CloudEvent
 
@@ -46,6 +46,7 @@ def envelope(notice: Notice) -> str:
             "subject": notice.subject,
             "time": datetime.fromisoformat(str(notice.data["at"])),
             "datacontenttype": "application/json",
+            **({"sequence": notice.sequence} if notice.sequence else {}),
         },
         dict(notice.data),
     )

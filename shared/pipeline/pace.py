@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from shared.domain.devices import AuditedAction, CheckIn, DeviceFacts, DeviceReference, Finding, Sighting
-from shared.domain.guardrails import Budget, pause, reserve
+from shared.domain.devices import AuditedAction, DeviceFacts, DeviceReference, Finding, ManagedDevice, Sighting
+from shared.domain.guardrails import Budget, Pace, pause, reserve
 from shared.domain.ids import ManagedDeviceId
 from shared.domain.lifecycle import RETRY_THROTTLED
 from shared.domain.orders import AdminDecision, Answer, AnswerKind, Order
@@ -17,7 +17,6 @@ from shared.pipeline.parts import Parts
 from shared.pipeline.ports import GraphThrottled, GraphUnavailable, Intune
 from shared.state import rows
 from shared.state.rows import Stored
-from shared.state.store import Pace
 from shared.state.table import Conflict
 
 RECORDS = 3
@@ -32,21 +31,29 @@ GROUPS = 20
 
 async def await_turn(parts: Parts, calls: int, budget: Budget = Budget.WRITES) -> None:
     """Come back when this many calls may go to Graph. A crash while waiting costs a little budget, nothing else."""
-    while True:
-        booked = await parts.store.pace(budget)
-        now = parts.clock()
-        start, end = reserve(booked.record.booked_until if booked else None, now, calls, budget, parts.policy)
-        if not await _booked(parts, budget, booked, end):
-            continue
-        if start > now:
-            await parts.sleep((start - now).total_seconds())
-        return
+    await until(parts, await book(parts, calls, budget))
 
 
-async def _booked(parts: Parts, budget: Budget, before: Stored[Pace] | None, until: datetime) -> bool:
-    """Write down until when calls are booked; False where somebody else booked in between."""
+async def book(parts: Parts, calls: int, budget: Budget, ahead: timedelta = timedelta(0)) -> datetime:
+    """When this many calls may go to Graph: as soon as may be, but not sooner than `ahead` of now."""
+    async with parts.booking:
+        while True:
+            before = await parts.store.pace(budget)
+            start, pace = reserve(before.record if before else None, parts.clock() + ahead, calls, budget, parts.policy)
+            if await _booked(parts, budget, before, pace):
+                return start
+
+
+async def until(parts: Parts, time: datetime) -> None:
+    """Come back at this time; at once where it has passed."""
+    if (wait := (time - parts.clock()).total_seconds()) > 0:
+        await parts.sleep(wait)
+
+
+async def _booked(parts: Parts, budget: Budget, before: Stored[Pace] | None, pace: Pace) -> bool:
+    """Write down what is booked; False where somebody else booked in between."""
     try:
-        await parts.store.commit([rows.write(rows.pace_key(budget), before, Pace(until))])
+        await parts.store.commit([rows.write(rows.pace_key(budget), before, pace)])
     except Conflict:
         return False
     return True
@@ -55,11 +62,11 @@ async def _booked(parts: Parts, budget: Budget, before: Stored[Pace] | None, unt
 async def slow_down(parts: Parts, wait: timedelta, budget: Budget) -> None:
     """Let nobody's calls go before this time has passed."""
     while True:
-        booked = await parts.store.pace(budget)
-        until = pause(parts.clock(), wait, budget, parts.policy)
-        if booked is not None and booked.record.booked_until >= until:
+        before = await parts.store.pace(budget)
+        paused = pause(before.record if before else None, parts.clock(), wait)
+        if before is not None and before.record == paused:
             return
-        if await _booked(parts, budget, booked, until):
+        if await _booked(parts, budget, before, paused):
             return
 
 
@@ -77,6 +84,10 @@ class Paced:
     async def facts(self, devices: Sequence[ManagedDeviceId]) -> Mapping[ManagedDeviceId, DeviceFacts | None]:
         async with self._reads(RECORDS * len(devices)):
             return await self.graph.facts(devices)
+
+    async def managed(self, devices: Sequence[ManagedDeviceId]) -> Mapping[ManagedDeviceId, ManagedDevice | None]:
+        async with self._reads(len(devices)):
+            return await self.graph.managed(devices)
 
     async def memberships(
         self, devices: Sequence[DeviceFacts], groups: frozenset[str]
@@ -105,11 +116,11 @@ class Paced:
         async with self._reads(1 + len(codes)):
             return await self.graph.admin_decisions(codes)
 
-    async def changed_since(self, since: datetime) -> AsyncIterator[CheckIn]:
+    async def changed_since(self, since: datetime) -> AsyncIterator[Sighting]:
         count = 0
         async with self._reads(1):
-            async for check_in in self.graph.changed_since(since):
-                yield check_in
+            async for sighting in self.graph.changed_since(since):
+                yield sighting
                 count += 1
                 if count % PAGE == 0:
                     await await_turn(self.parts, 1, Budget.READS)

@@ -1,11 +1,12 @@
 """The real parts a stage works with, built by `shared.wiring`; tests and the sandbox build others."""
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
-from shared.domain.ids import ManagedDeviceId
+from shared.domain.ids import ManagedDeviceId, UserId
 from shared.domain.notices import Notice
 from shared.domain.policy import Policy
 from shared.messages import queues
@@ -19,6 +20,9 @@ from shared.state.table import MAX_CHANGES, Change
 Clock = Callable[[], datetime]
 Outgoing = tuple[str, OutboxRecord]
 """An outbox row's key and what it holds."""
+
+Shown = tuple[datetime | None, str | None, UserId | None]
+"""What a list shows of a device: its last check-in, its management state, its primary user."""
 
 MAX_ITEM = 15_000
 """Bytes of one message of a request: its outbox row escapes them once more, into at most 32 Ki characters."""
@@ -41,6 +45,12 @@ class Parts:
     """A fresh GUID each time."""
     sleep: Callable[[float], Awaitable[None]]
     """Seconds."""
+    handled: dict[ManagedDeviceId, tuple[Shown, datetime]] = field(default_factory=dict)
+    """What a list of check-ins, asked for when, showed of a device that this process handled; see `poll`."""
+    booking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Keeps apart what books Graph's budget in this process: it would only meet its own conflicts."""
+    sending: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """The same for what the caps count."""
 
 
 def to_dispatch(at: datetime, device: ManagedDeviceId) -> Outgoing:

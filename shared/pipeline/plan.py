@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 
 from shared.domain import guardrails
 from shared.domain.devices import DeviceFacts, DeviceReference, Finding
-from shared.domain.guardrails import Approval, Budget, Halt, Hold, Orders, Terms, day_of, hour_of
+from shared.domain.guardrails import Approval, Budget, Halt, Hold, Orders, Pace, Terms, day_of, hour_of
 from shared.domain.ids import ManagedDeviceId, RequestId
 from shared.domain.policy import Policy
 from shared.domain.reasons import Code, Reason
@@ -135,11 +135,11 @@ class Situation:
     halt: Halt | None = None
     orders: Orders = field(default_factory=Orders)
     """What the caps count."""
-    sent: Mapping[ManagedDeviceId, int] = field(default_factory=dict)
+    sent: Mapping[str, int] = field(default_factory=dict)
     """How many resets of a device were ordered within the policy's `device_window`."""
     approval: Approval | None = None
     """One that came before the request."""
-    booked_until: datetime | None = None
+    pace: Pace | None = None
     """Until when Graph writes are booked."""
     known: RequestRecord | None = None
     """The request that is known under this id."""
@@ -202,7 +202,7 @@ async def situation(
         orders=orders.record if orders else Orders(),
         sent=await store.sent_since(now - policy.device_window),
         approval=await store.early_approval(request.id),
-        booked_until=pace.record.booked_until if pace else None,
+        pace=pace.record if pace else None,
         known=known.record if known else None,
         clash=await _clash(store, known.record, messages) if known else None,
     )
@@ -324,10 +324,10 @@ def _turns(devices: Sequence[PlannedDevice], met: Situation, policy: Policy, now
     capacity = _Capacity(met.orders, policy, now)
     held = [(*capacity.take(start), number) for start, number in sorted(waiting, key=lambda one: (one[1] >= 0, one))]
     turns: dict[int, _Turn] = {}
-    booked = met.booked_until
+    pace = met.pace
     for free, together in groupby(sorted(held, key=lambda one: one[0]), key=lambda one: one[0]):
         for batch in batched(together, BATCH, strict=False):
-            order_at, booked = guardrails.reserve(booked, free, len(batch), Budget.WRITES, policy)
+            order_at, pace = guardrails.reserve(pace, free, len(batch), Budget.WRITES, policy)
             turns |= {number: _Turn(free, order_at, full) for _, full, number in batch if number >= 0}
     return turns
 

@@ -1,15 +1,15 @@
-"""Timer: see which devices have checked in, and look closely at those that are being turned around."""
+"""Timer: see which devices have checked in, and look closely at those of which a list does not show enough."""
 
 import logging
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import batched
 
-from shared.domain.devices import CheckIn
+from shared.domain.devices import Sighting
 from shared.domain.ids import ManagedDeviceId
-from shared.domain.states import WATCHED
+from shared.domain.lifecycle import Effect, step
 from shared.pipeline.advance import advance
-from shared.pipeline.parts import BATCH, Parts
+from shared.pipeline.parts import BATCH, Parts, Shown
 from shared.pipeline.ports import GraphError
 from shared.state import rows
 from shared.state.store import Watermark
@@ -39,43 +39,69 @@ async def poll(parts: Parts) -> None:
 
 
 async def _look_since(parts: Parts, watermark: datetime) -> datetime:
-    """Handle all check-ins from a little before the watermark on; up to when all are handled."""
+    """Handle all check-ins from a little before the watermark on, so that lists have time to show them, and what is
+    still so late; up to when all are handled."""
     newest = watermark
     unread: list[datetime] = []
-    batch: list[CheckIn] = []
-    async for check_in in (await parts.intune()).changed_since(watermark - parts.policy.poll_overlap):
-        newest = max(newest, check_in.last_sync)
-        batch.append(check_in)
+    batch: list[Sighting] = []
+    async for listed in (await parts.intune()).changed_since(watermark - parts.policy.listed_for):
+        newest = max(newest, _checked_in(listed))
+        batch.append(listed)
         if len(batch) == AT_ONCE:
             unread += await _handle(parts, batch)
             batch = []
     unread += await _handle(parts, batch)
     now = parts.clock()
+    for device in [one for one, (_, at) in parts.handled.items() if now - at > parts.policy.reconcile_after]:
+        del parts.handled[device]
     # A device whose record is dated into the future must not hide the others' check-ins.
     newest = min(newest, now + timedelta(minutes=5))
     return min(newest, max(min(unread, default=newest), now - UNREAD_FOR))
 
 
-async def _handle(parts: Parts, check_ins: Iterable[CheckIn]) -> list[datetime]:
-    """Look closely at those of the devices that are watched and have moved since the last close look; the check-ins of
-    those that could not be read."""
-    newest: dict[ManagedDeviceId, datetime] = {}
-    for check_in in check_ins:
-        newest[check_in.device] = max(check_in.last_sync, newest.get(check_in.device, check_in.last_sync))
+async def _handle(parts: Parts, listed: Iterable[Sighting]) -> list[datetime]:
+    """Take the watched devices as far as the list does, and look closely at those of which it does not show enough; the
+    check-ins of those that could not be read."""
+    newest: dict[ManagedDeviceId, Sighting] = {}
+    for sighting in listed:
+        if not _just_handled(parts, sighting):
+            newest[sighting.device] = max(newest.get(sighting.device, sighting), sighting, key=_checked_in)
     stored = await parts.store.resets(list(newest))
-    moved = [
-        device
-        for device, found in stored.items()
-        if found.record.state in WATCHED and _moved(newest[device], found.record.proof.last_sync)
-    ]
-    unread: list[datetime] = []
+    now = parts.clock()
+    close: list[ManagedDeviceId] = []
+    moved: list[ManagedDeviceId] = []
+    for device, found in stored.items():
+        decision = step(found.record, newest[device], now, parts.policy, WHO)
+        if Effect.LOOK in decision.effects:
+            close.append(device)
+        elif decision.reset != found.record:
+            moved.append(device)
     for devices in batched(moved, BATCH, strict=False):
+        known = {device: stored[device] for device in devices}
+        await advance(parts, {device: [newest[device]] for device in devices}, WHO, known=known)
+    unread: list[datetime] = []
+    for devices in batched(close, BATCH, strict=False):
         sightings = await (await parts.intune()).look(devices)
-        await advance(parts, {device: [sighting] for device, sighting in sightings.items()}, WHO)
-        unread += [newest[device] for device in devices if device not in sightings]
+        seen = {device: [newest[device], *([sightings[device]] if device in sightings else [])] for device in devices}
+        await advance(parts, seen, WHO, known={device: stored[device] for device in devices})
+        unread += [_checked_in(newest[device]) for device in devices if device not in sightings]
+    handled = {device: (_shown(seen), seen.seen_at) for device, seen in newest.items() if device not in close}
+    parts.handled.update(handled)
     return unread
 
 
-def _moved(listed: datetime, seen: datetime | None) -> bool:
-    """Lists cut times to whole seconds, single answers do not: only a whole second more is news."""
-    return seen is None or listed > seen.replace(microsecond=0)
+def _just_handled(parts: Parts, sighting: Sighting) -> bool:
+    """Whether the same was handled by this process lately, and has not come to count as late since: each list shows the
+    check-ins of the last quarter of an hour or so again."""
+    shown, at = parts.handled.get(sighting.device, (None, None))
+    if at is None or shown != _shown(sighting) or parts.clock() - at >= parts.policy.reconcile_after:
+        return False
+    return not at < _checked_in(sighting) + parts.policy.lists_lag <= sighting.seen_at
+
+
+def _shown(sighting: Sighting) -> Shown:
+    return sighting.last_sync, sighting.management_state, sighting.primary_user
+
+
+def _checked_in(listed: Sighting) -> datetime:
+    return listed.last_sync or datetime.min.replace(tzinfo=UTC)

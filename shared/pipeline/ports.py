@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from shared.domain.devices import AuditedAction, CheckIn, DeviceFacts, DeviceReference, Finding, Sighting
+from shared.domain.devices import AuditedAction, DeviceFacts, DeviceReference, Finding, ManagedDevice, Sighting
 from shared.domain.ids import ManagedDeviceId
 from shared.domain.orders import AdminDecision as AdminDecision
 from shared.domain.orders import Answer as Answer
@@ -57,6 +57,10 @@ class Intune(Protocol):
         """Fresh facts of these devices, with their pending actions; None for one that Intune no longer has."""
         ...
 
+    async def managed(self, devices: Sequence[ManagedDeviceId]) -> Mapping[ManagedDeviceId, ManagedDevice | None]:
+        """Intune's own record of each device, read by itself, with its pending actions; None for one that is gone."""
+        ...
+
     async def memberships(
         self, devices: Sequence[DeviceFacts], groups: frozenset[str]
     ) -> Mapping[ManagedDeviceId, frozenset[str]]:
@@ -84,9 +88,9 @@ class Intune(Protocol):
         """Ask each device to check in. At most 20 orders. Never raises GraphError."""
         ...
 
-    def changed_since(self, since: datetime) -> AsyncIterator[CheckIn]:
-        """Windows devices that have checked in at or after `since`, cut to the second as lists cut it; page by page, in
-        no order. Each was checked by us, since Graph may ignore a filter."""
+    def changed_since(self, since: datetime) -> AsyncIterator[Sighting]:
+        """Windows devices that have checked in at or after `since`, cut to the second as lists cut it, with what the
+        list shows of them; page by page, in no order. Each was checked by us, since Graph may ignore a filter."""
         ...
 
     async def look(self, devices: Sequence[ManagedDeviceId]) -> Mapping[ManagedDeviceId, Sighting]:

@@ -2,9 +2,10 @@
 
 import logging
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from itertools import batched
 
+from shared.domain.windows import LONGEST_OPEN
 from shared.pipeline.parts import Parts
 from shared.state import rows
 from shared.state.store import Watermark
@@ -14,10 +15,10 @@ log = logging.getLogger(__name__)
 EVERY = timedelta(days=1)
 
 
-async def forget(parts: Parts) -> None:
-    """Delete ended turnarounds, their history and their requests that are older than the policy's retention."""
+async def forget(parts: Parts, last: datetime | None) -> None:
+    """Delete ended turnarounds, their history and their requests that are older than the policy's retention; `last` is
+    when that was done before."""
     now = parts.clock()
-    last = await parts.store.forgotten_at()
     if last is not None and now - last < EVERY:
         return
     await parts.store.commit([rows.put(rows.RETENTION, Watermark(now))])
@@ -26,8 +27,13 @@ async def forget(parts: Parts) -> None:
     count = 0
     async for keys in parts.store.expired(now - parts.policy.retention):
         count += await _drop(parts, keys)
-    approvals = now - parts.policy.approval_valid_for
-    notes = [key async for key in parts.store.stale_notes(now - parts.policy.device_window, now - EVERY, approvals)]
+    stale = parts.store.stale_notes(
+        sent=now - parts.policy.device_window,
+        ended=now - EVERY,
+        approvals=now - parts.policy.approval_valid_for,
+        windows=now - max(parts.policy.retention, LONGEST_OPEN),
+    )
+    notes = [key async for key in stale]
     count += await _drop(parts, notes)
     log.info("retention: %s rows forgotten", count)
 

@@ -1,5 +1,6 @@
 """Timer: deadlines, lost turns and wake-ups, answers that were lost, messages not handed over, retention."""
 
+import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -12,14 +13,17 @@ from shared.domain.ids import ManagedDeviceId
 from shared.domain.lifecycle import AdminDecided, Happening, Reconciled, Woken
 from shared.domain.reset import Reset
 from shared.domain.states import WATCHED, State
-from shared.domain.timing import WakeKind
 from shared.pipeline.advance import advance
 from shared.pipeline.gate import throw_halt
 from shared.pipeline.intake import resume
-from shared.pipeline.parts import BATCH, Parts, each, flush
+from shared.pipeline.parts import BATCH, Outgoing, Parts, each, flush
 from shared.pipeline.ports import GraphError
 from shared.pipeline.retention import forget
 from shared.pipeline.sync import look
+from shared.state import rows
+from shared.state.rows import Quiet
+from shared.state.store import AtHand
+from shared.state.table import Conflict
 
 log = logging.getLogger(__name__)
 WHO = "sweep"
@@ -31,31 +35,34 @@ LEFT_BEHIND = timedelta(seconds=30)
 
 
 async def sweep(parts: Parts) -> None:
-    """Do everything that is due and belongs to no other timer."""
-    due = await parts.store.due(WakeKind.SWEEP, parts.clock(), LIMIT)
-    devices = [wake.device for wake in due if wake.device is not None]
-    requests = [wake.request for wake in due if wake.request is not None]
+    """Do everything that is due and belongs to no other timer. Where nothing is, that is one call to the table."""
+    now = parts.clock()
+    found = await parts.store.at_hand(now, now - LEFT_BEHIND, LIMIT)
+    devices = [wake.device for wake in found.due if wake.device is not None]
+    requests = [wake.request for wake in found.due if wake.request is not None]
     await each(
-        partial(_hand_out, parts),
-        partial(_watch, parts),
+        partial(_hand_out, parts, found.left),
+        partial(_watch, parts, found),
         *(partial(_sweep, parts, batch) for batch in batched(devices, BATCH, strict=False)),
         *(partial(resume, parts, request) for request in requests),
-        partial(forget, parts),
+        partial(forget, parts, found.forgotten_at),
     )
 
 
-async def _hand_out(parts: Parts) -> None:
+async def _hand_out(parts: Parts, left: Sequence[Outgoing]) -> None:
     """Hand out what was committed and not handed out."""
-    left = await parts.store.outbox(parts.clock() - LEFT_BEHIND, LIMIT)
     if left:
         log.info("%s messages were left behind; they go out now", len(left))
         await flush(parts, left)
 
 
-async def _watch(parts: Parts) -> None:
-    """Stop everything where what happened lately is not what usually happens."""
-    if await parts.store.halt() is not None:
+async def _watch(parts: Parts, found: AtHand) -> None:
+    """Stop everything where what happened lately is not what usually happens; where nothing did, look no more until
+    devices are taken in."""
+    if found.halt is not None or (found.quiet is not None and found.quiet.record.since is not None):
         return
+    # Before the ends are counted: whatever ended until then is among them.
+    flying = await parts.store.anything_in_flight()
     # After the look at the halt: once that is lifted, it stands here what is excused.
     now, resumed_at = parts.clock(), await parts.store.resumed_at()
     ends = await parts.store.ended_since(max(now - LATELY, resumed_at or now - LATELY), LIMIT)
@@ -63,10 +70,14 @@ async def _watch(parts: Parts) -> None:
     why = guardrails.anomaly(ends, counted.record if counted else Orders(), resumed_at, now, parts.policy)
     if why is not None:
         await throw_halt(parts, WHO, why, unless_halted=True)
+    elif not flying and not ends:
+        with contextlib.suppress(Conflict):  # devices were taken in since the look
+            await parts.store.commit([rows.write(rows.QUIET, found.quiet, Quiet(now))])
 
 
 async def _sweep(parts: Parts, devices: Sequence[ManagedDeviceId]) -> None:
-    stored = {device: found.record for device, found in (await parts.store.resets(devices)).items()}
+    known = await parts.store.resets(devices)
+    stored = {device: found.record for device, found in known.items()}
     happenings: dict[ManagedDeviceId, Sequence[Happening]] = {device: [Woken()] for device in stored}
     # Nobody is called without a last look: the device may have come back between two polls.
     watched = [device for device, reset in stored.items() if reset.state in WATCHED]
@@ -79,7 +90,7 @@ async def _sweep(parts: Parts, devices: Sequence[ManagedDeviceId]) -> None:
     audited = await _audited(parts, doubtful)
     for device in doubtful:
         happenings[device] = [Reconciled(sightings.get(device), audited.get(device)), Woken()]
-    await advance(parts, happenings, WHO)
+    await advance(parts, happenings, WHO, known=known)
 
 
 async def _admin_decisions(

@@ -44,7 +44,7 @@ async def _sync(parts: Parts, devices: Sequence[ManagedDeviceId]) -> None:
     happenings: dict[ManagedDeviceId, Sequence[Happening]] = {
         device: [looked[device], Woken()] if device in looked else [Woken()] for device in stored
     }
-    decisions = await advance(parts, happenings, WHO)
+    decisions = await advance(parts, happenings, WHO, known=stored)
     wanted = [device for device, decision in decisions.items() if Effect.SYNC in decision.effects]
     if not wanted:
         return

@@ -33,25 +33,25 @@ async def windows(parts: Parts, plan: Windows) -> None:
 
 async def _open(parts: Parts, window: Window, occurrence: Occurrence, now: datetime) -> None:
     request = window.request(occurrence)
-    if await parts.store.window_opened(request.id) is not None:
+    while await parts.store.window_opened(request.id) is None:
+        bodies = messages(request, MAX_ITEM)
+        event = Event(
+            kind=EventKind.WINDOW_OPENED,
+            at=now,
+            who=WHO,
+            request=request.id,
+            evidence={
+                "window": window.name,
+                "opens": occurrence.opens.isoformat(),
+                "digests": " ".join(ResetRequest.model_validate_json(body).digest for body in bodies),
+            },
+        )
+        outgoing = to_requests(now, bodies)
+        opened = [rows.insert(rows.window_key(request.id), event), rows.insert_event(event)]
+        try:
+            await parts.store.commit([*opened, *map(outbox_change, outgoing)])
+        except Conflict:
+            continue  # another tick may have opened it at the same time: the next look says so
+        await flush(parts, outgoing)
+        log.info("window %s opened", request.id)
         return
-    bodies = messages(request, MAX_ITEM)
-    event = Event(
-        kind=EventKind.WINDOW_OPENED,
-        at=now,
-        who=WHO,
-        request=request.id,
-        evidence={
-            "window": window.name,
-            "opens": occurrence.opens.isoformat(),
-            "digests": " ".join(ResetRequest.model_validate_json(body).digest for body in bodies),
-        },
-    )
-    outgoing = to_requests(now, bodies)
-    changes = [rows.insert(rows.window_key(request.id), event), rows.insert_event(event), *map(outbox_change, outgoing)]
-    try:
-        await parts.store.commit(changes)
-    except Conflict:
-        return  # another tick opened it at the same time
-    await flush(parts, outgoing)
-    log.info("window %s opened", request.id)

@@ -66,11 +66,21 @@ class EarlyApproval:
 
 
 @dataclass(frozen=True, slots=True)
+class Quiet:
+    """Whether a sweep has seen that nothing is in flight and nothing came to an end lately, and when; whoever takes
+    devices in writes it anew."""
+
+    since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class SentRecord:
     """Devices whose resets were ordered together."""
 
     at: datetime
     devices: tuple[ManagedDeviceId, ...]
+    serials: tuple[str, ...] = ()
+    """Their serial numbers: a device that enrols anew gets another id."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,11 +121,13 @@ class Stored[Record]:
 
 
 # --- keys ---------------------------------------------------------------------------------------------------------
+# What a sweep goes by lies together, so that one look shows it: `control|`, `deliver|`, `due|`, with nothing between.
 
 HALT = "control|halt"
 WATERMARK = "control|watermark"
 RETENTION = "control|retention"
 RESUMED = "control|resumed"
+QUIET = "control|quiet"
 ORDERS = "budget|orders"
 
 
@@ -138,6 +150,11 @@ def closed_key(request: RequestId, about: str) -> str:
 def about_reference(reference: str) -> str:
     """A key for something that a request named but that is no device: the text may hold any character."""
     return f"ref-{hashlib.sha256(reference.encode()).hexdigest()[:24]}"
+
+
+def about(end: Event) -> str:
+    """The device that came to an end, or what was named in vain."""
+    return end.device or about_reference(end.reference)
 
 
 def due_key(at: datetime, about: str) -> str:
@@ -278,9 +295,8 @@ def insert_event(event: Event) -> Change:
 
 def ended(event: Event) -> Change:
     """Notes in order of time that a device came to an end, or to need a person."""
-    about = event.device or about_reference(event.reference)
     state = event.to_state or State.REFUSED
-    return Change(ChangeKind.PUT, ended_key(event.at, f"{about}|{event.request}"), {"state": state.value})
+    return Change(ChangeKind.PUT, ended_key(event.at, f"{about(event)}|{event.request}"), {"state": state.value})
 
 
 def insert_part(key: str, body: str, digest: str) -> Change:
@@ -288,15 +304,14 @@ def insert_part(key: str, body: str, digest: str) -> Change:
 
 
 def outbox_key(at: datetime, record: OutboxRecord) -> str:
-    return f"outbox|{stamp(at)}|{record.queue}|{hashlib.sha256(record.item.encode()).hexdigest()[:24]}"
+    return f"deliver|{stamp(at)}|{record.queue}|{hashlib.sha256(record.item.encode()).hexdigest()[:24]}"
 
 
 def closed(event: Event, reset: Reset | None) -> Change:
-    about = event.device or about_reference(event.reference)
     if event.request is None or event.to_state is None:
         raise ValueError("only an event that ends a turnaround closes one")
     return insert(
-        closed_key(event.request, about),
+        closed_key(event.request, about(event)),
         ClosedRecord(event=event, reset=reset),
         state=State(event.to_state).value,
         at=event.at,

@@ -5,13 +5,13 @@ from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from shared.domain.guardrails import Approval, Budget, Halt, Orders
+from shared.domain.guardrails import Approval, Budget, Halt, Orders, Pace
 from shared.domain.ids import ManagedDeviceId, RequestId
 from shared.domain.reset import Event, Reset
 from shared.domain.states import TERMINAL, State
 from shared.domain.timing import WakeKind, wake
 from shared.state import rows
-from shared.state.rows import ClosedRecord, Due, EarlyApproval, OutboxRecord, RequestRecord, SentRecord, Stored
+from shared.state.rows import ClosedRecord, Due, EarlyApproval, OutboxRecord, Quiet, RequestRecord, SentRecord, Stored
 from shared.state.table import MAX_CHANGES, Change, Conflict, Row, Table, get_many
 
 END = "~"
@@ -26,10 +26,17 @@ class Watermark:
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
-    """Until when calls to Graph are booked."""
+class AtHand:
+    """What a sweep goes by, as it was at one moment."""
 
-    booked_until: datetime
+    halt: Halt | None
+    quiet: Stored[Quiet] | None
+    forgotten_at: datetime | None
+    """When retention last ran."""
+    left: Sequence[tuple[str, OutboxRecord]]
+    """Messages that were committed for some time and are still not handed over, by their key."""
+    due: Sequence[Due]
+    """Wake-ups of the sweep whose time has come, oldest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +71,31 @@ class Store:
         """Wake-ups whose time has come, oldest first."""
         found = self.table.scan("due|", rows.due_key(now, END), {"kind": kind.value}, limit)
         return [rows.due_of(row) async for row in found]
+
+    async def at_hand(self, now: datetime, before: datetime, limit: int) -> AtHand:
+        """All that a sweep goes by, in one look: messages that were committed before this time, and what is due now; at
+        most `limit` of each."""
+        single: dict[str, Row] = {}
+        left: list[tuple[str, OutboxRecord]] = []
+        due: list[Due] = []
+        async for row in self.table.scan("control|", rows.due_key(now, END)):
+            match row.key.partition("|")[0]:
+                case "control":
+                    single[row.key] = row
+                case "deliver" if len(left) < limit and row.key < f"deliver|{rows.stamp(before)}":
+                    left.append((row.key, rows.read(OutboxRecord, row)))
+                case "due" if row.values["kind"] == WakeKind.SWEEP.value:
+                    due.append(rows.due_of(row))
+                    if len(due) == limit:
+                        break
+        halt, quiet, retention = (single.get(key) for key in (rows.HALT, rows.QUIET, rows.RETENTION))
+        return AtHand(
+            halt=None if halt is None else rows.read(Halt, halt),
+            quiet=None if quiet is None else rows.stored(Quiet, quiet),
+            forgotten_at=None if retention is None else rows.read(Watermark, retention).upto,
+            left=left,
+            due=due,
+        )
 
     async def request(self, request: RequestId) -> Stored[RequestRecord] | None:
         row = await self.table.get(rows.request_key(request))
@@ -123,11 +155,12 @@ class Store:
         row = await self.table.get(rows.ORDERS)
         return None if row is None else rows.stored(Orders, row)
 
-    async def sent_since(self, since: datetime) -> Counter[ManagedDeviceId]:
-        """How many resets of each device were ordered since."""
-        counts: Counter[ManagedDeviceId] = Counter()
+    async def sent_since(self, since: datetime) -> Counter[str]:
+        """How many resets of each device were ordered since, by its id and by its serial number."""
+        counts: Counter[str] = Counter()
         async for row in self.table.scan(f"sent|{rows.stamp(since)}", "sent|" + END):
-            counts.update(rows.read(SentRecord, row).devices)
+            record = rows.read(SentRecord, row)
+            counts.update(record.devices + record.serials)
         return counts
 
     async def ended_since(self, since: datetime, limit: int) -> Counter[State]:
@@ -149,45 +182,47 @@ class Store:
         row = await self.table.get(rows.window_key(request))
         return None if row is None else rows.read(Event, row)
 
-    async def outbox(self, before: datetime, limit: int) -> list[tuple[str, OutboxRecord]]:
-        """Messages that were committed before this time and are still not handed over."""
-        found = self.table.scan("outbox|", f"outbox|{rows.stamp(before)}", limit=limit)
-        return [(row.key, rows.read(OutboxRecord, row)) async for row in found]
-
-    async def forgotten_at(self) -> datetime | None:
-        """When retention last ran."""
-        row = await self.table.get(rows.RETENTION)
-        return None if row is None else rows.read(Watermark, row).upto
-
     async def expired(self, before: datetime) -> AsyncIterator[list[str]]:
-        """Keys of what ended before this time, after those of its history: one list for each thing."""
-        async for row in self.table.scan("closed|", "closed|" + END):
-            event = rows.read(ClosedRecord, row).event
-            if event.at < before:
-                about = event.device or f"request:{event.request}"
-                upto = f"event|{about}|{rows.stamp(event.at)}|{END}"
-                history = [found.key async for found in self.table.scan(f"event|{about}|", upto)]
-                yield [*history, row.key]
+        """Keys of what ended before this time. A request goes as a whole, once all of it has ended, and its row goes
+        last, so that what was interrupted goes on; then commands, and messages of which nothing but history was kept.
+        """
+        flying = {found.record.request async for found in self.in_flight()}
+        kept: set[str] = set()
         async for row in self.table.scan("request|", "request|" + END):
             request = rows.read(RequestRecord, row)
-            if max(request.received_at, request.not_before or request.received_at) < before and request.due is None:
-                about = f"event|request:{request.id}|"
-                history = [found.key async for found in self.table.scan(about, f"{about}{rows.stamp(before)}")]
-                yield [*history, *[part.key async for part in self.parts(request.id)], row.key]
-        commands = ("event|control|", f"event|control|{rows.stamp(before)}")
-        async for row in self.table.scan(*commands):
-            yield [row.key]
-        async for row in self.table.scan("window|", "window|" + END):
-            if rows.read(Event, row).at < before:
-                yield [row.key]
+            asked = max(request.received_at, request.not_before or request.received_at)
+            ends = [end.event async for end in self.closed(request.id)] if asked < before else []
+            if max([asked, *(end.at for end in ends)]) >= before or request.due is not None or request.id in flying:
+                kept.add(request.id)
+                continue
+            for end in ends:
+                history = await self._history_keys(end.device, request.id) if end.device is not None else []
+                yield [*history, rows.closed_key(request.id, rows.about(end))]
+            parts = [part.key async for part in self.parts(request.id)]
+            yield [*await self._history_keys(f"request:{request.id}", request.id), *parts, row.key]
+        for about in ("request:", "control|"):
+            found = self.table.scan(f"event|{about}", f"event|{about}{END}")
+            old = [row.key async for row in found if row.key.split("|")[2] < rows.stamp(before)]
+            yield [key for key in old if key.split("|")[1].removeprefix("request:") not in kept]
 
-    async def stale_notes(self, sent: datetime, ended: datetime, approvals: datetime) -> AsyncIterator[str]:
-        """Keys of what is kept only for counting, or for a request that never came, older than these times."""
+    async def _history_keys(self, about: str, request: RequestId) -> list[str]:
+        """Keys of the history of a device, or of a request itself, under the request."""
+        found = self.table.scan(f"event|{about}|", f"event|{about}|{END}", {"request": request})
+        return [row.key async for row in found]
+
+    async def stale_notes(
+        self, sent: datetime, ended: datetime, approvals: datetime, windows: datetime
+    ) -> AsyncIterator[str]:
+        """Keys of what is kept only for counting, for a request that never came, or to open a window once, older than
+        these times."""
         for first, before in (("sent|", sent), ("ended|", ended)):
             async for row in self.table.scan(first, f"{first}{rows.stamp(before)}"):
                 yield row.key
         async for row in self.table.scan("approval|", "approval|" + END):
             if rows.read(EarlyApproval, row).approval.at < approvals:
+                yield row.key
+        async for row in self.table.scan("window|", "window|" + END):
+            if rows.read(Event, row).at < windows:
                 yield row.key
 
     # --- writing

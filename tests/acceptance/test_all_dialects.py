@@ -36,6 +36,7 @@ SCENARIO: Json = {
         # A busy machine takes seconds of real time for what takes Azure a fraction of one.
         "facts_max_age": "PT1H",
         "reconcile_after": "PT12M",
+        "min_reset_duration": "PT25M",
         "redispatch_after": "PT15M",
         # A fleet of nothing but devices to reset, many of which need a person, is no reason to stop here.
         "fleet_share_per_day": 1,

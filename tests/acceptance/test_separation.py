@@ -171,7 +171,7 @@ async def test_a_front_that_may_not_use_its_storage_answers_503_and_its_log_says
 ) -> None:
     if gone == "queue":
         both.engine.queues.delete_queue(REQUESTS)
-    queues = AzureQueues(AsyncQueueServiceClient(queue_address(azurite)))
+    queues = AzureQueues(lambda: AsyncQueueServiceClient(queue_address(azurite)))
     address = table_address(azurite, both.engine.name, valid_for)
     async with AsyncTableClient(address, both.engine.name) as table:
         api = httpx.ASGITransport(create(Store(AzureTable(table, TENANT)), queues))

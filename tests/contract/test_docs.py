@@ -15,7 +15,7 @@ from shared.domain.record import ResetRecord
 from shared.domain.request import ResetRequest, parse
 from shared.domain.states import State
 from shared.domain.windows import Window
-from shared.settings import GraphSettings, Schedules, Settings
+from shared.settings import GraphSettings, Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "docs" / "reference"
@@ -42,7 +42,8 @@ def test_every_policy_setting_stands_in_its_page_with_its_default() -> None:
 
 def test_every_setting_stands_in_its_page_and_the_page_names_no_other() -> None:
     wanted = {f"TURNAROUND_GRAPH__{name.upper()}" for name in GraphSettings.model_fields}
-    wanted |= {f"TURNAROUND_SCHEDULE_{name.upper()}" for name in Schedules.model_fields}
+    functions = "".join(path.read_text("utf-8") for path in (ROOT / "functions").glob("*.py"))
+    wanted |= set(re.findall(r"%(TURNAROUND_\w+)%", functions))
     own = set(Settings.model_fields) - {"graph", "policy", "storage_identity", "storage_connection"}
     wanted |= {f"TURNAROUND_{name.upper()}" for name in own}
     named = set(re.findall(r"`(TURNAROUND_[A-Z_]+)`", page("settings.md"))) - {

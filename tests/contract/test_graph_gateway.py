@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, unquote
 
 import httpx
 import pytest
@@ -211,6 +211,8 @@ class FakeGraph(httpx.AsyncBaseTransport):
 
 
 def holds(row: Json, where: str) -> bool:
+    if re.fullmatch(r"deviceId eq '[^']*'( or deviceId eq '[^']*')+", where):
+        return any(holds(row, part) for part in where.split(" or "))
     if match := re.fullmatch(r"(\w+) eq '(.*)'", where):
         return str(row.get(match[1])).lower() == match[2].replace("''", "'").lower()
     if match := re.fullmatch(r"contains\((\w+),'(.*)'\)", where):
@@ -937,6 +939,62 @@ async def test_records_that_graph_does_not_have_are_none() -> None:
     assert found[device_id(2)] is None
 
 
+async def test_a_record_read_by_itself_costs_one_call_and_shows_what_is_pending() -> None:
+    graph = FakeGraph(2)
+    graph.devices[0]["deviceActionResults"] = [{"actionName": "retire", "actionState": "pending"}]
+    gone_, odd = device_id(9), ManagedDeviceId("no id")
+    async with await connect(graph) as intune:
+        alone = await intune.managed([device_id(1), device_id(2), gone_, odd])
+        asked = len(graph.items)
+        facts = await intune.facts([device_id(1), device_id(2)])
+    assert asked == 3
+    assert (alone[gone_], alone[odd]) == (None, None)
+    for device, shown in ((device_id(1), ("retire",)), (device_id(2), ())):
+        record, whole = alone[device], facts[device]
+        assert record is not None
+        assert whole is not None
+        assert record == whole.managed
+        assert record.pending_actions == shown
+
+
+async def test_entra_devices_are_asked_for_together_and_what_is_left_out_by_itself() -> None:
+    graph = FakeGraph(32)
+    del graph.entra[4]
+    async with await connect(graph) as intune:
+        found = await intune.facts([device_id(n) for n in range(1, 33)])
+    missing = [n for n in range(1, 33) if (facts := found[device_id(n)]) is not None and facts.entra is None]
+    assert missing == [5]
+    assert all(
+        facts and (facts.entra is None or facts.entra.device_id == facts.managed.entra_device_id)
+        for facts in found.values()
+    )
+    asked = [unquote(item["url"]) for item in graph.items if item["url"].startswith("/devices")]
+    assert [url.count("deviceId eq") for url in asked] == [15, 15, 2, 1]
+
+
+@pytest.mark.parametrize("answer", ["refused", "ignored", "and", "odd"])
+async def test_entra_devices_are_asked_for_singly_where_asking_together_does_not_work(answer: str) -> None:
+    graph = FakeGraph(3)
+    others = [entra(n) for n in range(50, 60)]
+
+    def together(item: Json) -> Json | None:
+        if " or " not in unquote(item["url"]):
+            return None
+        rows = {"ignored": others, "and": [], "odd": [{"deviceId": None}]}
+        if answer == "refused":
+            return {"status": 400, "body": error("Request_UnsupportedQuery")}
+        return {"status": 200, "body": {"value": rows[answer]}}
+
+    graph.on_item = together
+    async with await connect(graph) as intune:
+        found = await intune.facts([device_id(n) for n in (1, 2, 3)])
+    for n in (1, 2, 3):
+        facts = found[device_id(n)]
+        assert facts is not None
+        assert facts.entra is not None
+        assert facts.entra.device_id == facts.managed.entra_device_id
+
+
 async def test_facts_are_read_device_by_device_even_for_many() -> None:
     graph = FakeGraph(150)
     async with await connect(graph) as intune:
@@ -998,7 +1056,7 @@ def test_listing_begins_where_asking_would_cost_more() -> None:
     assert planned(MOST_ASKED_SINGLY + 1) == ({Collection.MANAGED}, 0)
 
 
-@pytest.mark.parametrize(("count", "calls", "items"), [(1, 3, 3), (20, 3, 60), (500, 3, 0)])
+@pytest.mark.parametrize(("count", "calls", "items"), [(1, 3, 3), (20, 3, 42), (500, 3, 0)])
 async def test_finding_costs_few_calls(count: int, calls: int, items: int) -> None:
     graph = FakeGraph(500)
     async with await connect(graph) as intune:
@@ -1642,7 +1700,37 @@ async def test_changes_are_paged_and_checked_again() -> None:
     # The second one may have checked in at 12:00:00.7: a list cuts that off.
     assert seen == [guid(2), guid(3), guid(5)]
     assert [r.url.params["$filter"] for r in graph.requests] == ["lastSyncDateTime gt 2026-11-20T12:00:00Z"] * 3
-    assert graph.requests[0].url.params["$select"] == "id,lastSyncDateTime,operatingSystem"
+    selected = "id,lastSyncDateTime,managementState,userId,operatingSystem"
+    assert graph.requests[0].url.params["$select"] == selected
+
+
+async def test_a_list_of_check_ins_shows_state_and_user_and_never_that_there_is_none() -> None:
+    graph = FakeGraph(3)
+    graph.devices[0]["managementState"] = "wipeIssued"
+    graph.devices[1]["userId"] = ""
+    del graph.devices[2]["userId"], graph.devices[2]["managementState"]
+    async with await connect(graph) as intune:
+        listed = {one.device: one async for one in intune.changed_since(NOW - timedelta(days=9))}
+        looked = await intune.look([device_id(n) for n in (1, 2, 3)])
+    assert [(listed[device_id(n)].management_state, listed[device_id(n)].primary_user) for n in (1, 2, 3)] == [
+        ("wipeIssued", looked[device_id(1)].primary_user),
+        ("managed", None),
+        (None, None),
+    ]
+    assert looked[device_id(2)].primary_user == ""
+    assert all(one.listed and one.exists and one.actions is None for one in listed.values())
+    assert not any(one.listed for one in looked.values())
+
+
+@pytest.mark.parametrize("alone", ["2026-11-20T12:00:00.9999999Z", "2026-11-20T12:00:00.1Z", "2026-11-20T12:00:00Z"])
+async def test_s17_one_check_in_looks_the_same_in_a_list_and_in_a_close_look(alone: str) -> None:
+    graph = FakeGraph(1)
+    graph.devices[0]["lastSyncDateTime"] = "2026-11-20T12:00:00Z"
+    async with await connect(graph) as intune:
+        (listed,) = [one async for one in intune.changed_since(NOW - timedelta(days=9))]
+        graph.devices[0]["lastSyncDateTime"] = alone
+        looked = (await intune.look([device_id(1)]))[device_id(1)]
+    assert listed.last_sync == looked.last_sync == datetime(2026, 11, 20, 12, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
@@ -2236,7 +2324,7 @@ def test_any_json_object_decodes_or_is_named_unreadable(record: Json) -> None:
         decode.entra_device,
         decode.autopilot_identity,
         lambda r: decode.sighting(r, NOW),
-        decode.check_in,
+        lambda r: decode.listed(r, NOW),
         decode.audited_action,
     ):
         try:

@@ -131,6 +131,8 @@ CASES: list[tuple[dict[str, object], Expected]] = [
     ({"deleted_record_stub": True}, ALL),
     ({"list_incomplete": 0.5}, Expected(complete=False)),
     ({"list_incomplete": 1.0}, Expected(complete=False)),
+    ({"stale_lists": "PT1H"}, ALL),
+    ({"list_hides": True}, ALL),
     ({"answers_within": "PT5S"}, ALL),
     ({"page_size": 7}, ALL),
     ({"unsupported_filter_ignored": False}, ALL),
@@ -382,6 +384,9 @@ async def test_s1_whatever_the_tenant_is_like_each_method_does_right_by_the_one_
         assert shown == ("Contoso Devices", "Contoso Book 14", "10.0.26100.4349", "Enterprise")
         assert (one.managed.management_agent, one.managed.pending_actions) == ("mdm", ())
 
+        alone = await attempt(intune.managed([device]), expected)
+        assert alone in (None, {device: one.managed})
+
     group_reads, asked = of_groups(quirks, expected), frozenset({BOARD, USERS, STAFF, EMPTY})
     held = await attempt(intune.memberships(known.devices, asked), group_reads)
     assert held in (None, {device: {BOARD, USERS, STAFF}})
@@ -396,7 +401,14 @@ async def test_s1_whatever_the_tenant_is_like_each_method_does_right_by_the_one_
         assert seen[device].actions is not None
 
     async def changes() -> list[str]:
-        return [change.device async for change in intune.changed_since(datetime(2000, 1, 1, tzinfo=UTC))]
+        listed = [change async for change in intune.changed_since(datetime(2000, 1, 1, tzinfo=UTC))]
+        mine = next((change for change in listed if change.device == device), None)
+        if mine is not None and seen is not None:
+            assert mine.last_sync == seen[device].last_sync
+            hidden = bool(quirks.get("list_hides"))
+            shown = (None, None) if hidden else (seen[device].management_state, seen[device].primary_user or None)
+            assert (mine.management_state, mine.primary_user) == shown
+        return [change.device for change in listed]
 
     changed = await attempt(changes(), expected)
     if changed is not None:

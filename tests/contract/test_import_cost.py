@@ -42,16 +42,46 @@ def test_the_names_of_what_is_heavy_are_its_real_names() -> None:
     assert {*HEAVY, "kiota_abstractions", "kiota_http"} <= set(found)
 
 
-@pytest.mark.parametrize("role", ["front", "engine", "all"])
-def test_loading_the_app_loads_nothing_heavy_and_no_storage_sdk(role: str) -> None:
+PYDANTIC = {
+    "pydantic",
+    "pydantic_core",
+    "pydantic_settings",
+    "annotated_types",
+    "typing_extensions",
+    "typing_inspection",
+    "dotenv",
+}
+
+
+@pytest.mark.parametrize(
+    ("role", "beside", "domain"),
+    [
+        ("front", set(), {"shared.domain.policy"}),
+        ("engine", {"cronsim"}, None),
+        ("all", {"cronsim"}, None),
+    ],
+)
+def test_beside_azure_functions_loading_the_app_loads_pydantic_and_what_the_role_checks_at_its_start(
+    role: str, beside: set[str], domain: set[str] | None
+) -> None:
+    """No SDK, no stage, and in a front nothing of the domain but the policy."""
     program = f"""
 import json, os
+import azure.functions
+before = set(sys.modules)
 os.environ["TURNAROUND_ROLE"] = "{role}"
 import function_app
-storage = [name for name in ("azure.data.tables", "azure.storage.queue", "httpx") if name in sys.modules]
-print(json.dumps(heavy() + storage))
+loaded = [name for name in sys.modules if name not in before]
+ours = [name for name in loaded if name.startswith("shared.") and name.count(".") > 1]
+packages = {{name.partition(".")[0] for name in loaded if name[0] != "_"}} - sys.stdlib_module_names
+print(json.dumps({{"ours": ours, "packages": sorted(packages)}}))
 """
-    assert run(program) == []
+    found = run(program)
+    assert isinstance(found, dict)
+    assert set(found["packages"]) - PYDANTIC == {"function_app", "functions", "shared"} | beside
+    assert not [name for name in found["ours"] if not name.startswith(("shared.domain.", "shared.messages."))]
+    if domain is not None:
+        assert {name for name in found["ours"] if name.startswith("shared.domain.")} == domain
 
 
 def test_a_front_serves_its_api_without_loading_anything_of_graph(azurite: Azurite) -> None:
@@ -82,7 +112,7 @@ asyncio.run(main())
     assert run(program, azurite.connection_string) == {"said": [202, 404], "graph": []}
 
 
-def test_control_notify_and_an_idle_poll_run_without_loading_anything_heavy(azurite: Azurite) -> None:
+def test_control_notify_and_an_idle_poll_load_nothing_heavy_and_the_poll_no_queue_sdk_either(azurite: Azurite) -> None:
     program = """
 import asyncio, json
 from dataclasses import asdict
@@ -100,16 +130,18 @@ async def main():
     store = wiring.store()
     await store.table.create()
     await FUNCTIONS["poll"](None)
+    queues = [name for name in sys.modules if name.startswith("azure.storage")]
     halt = {"command": "halt", "by": "tester", "why": "to see what is loaded"}
     await FUNCTIONS["control"](message(halt))
     data = {"at": datetime(2026, 11, 21, tzinfo=UTC).isoformat()}
     notice = {"id": "n", "type": "device.ready", "subject": "s", "queue": "reset-results", "data": data}
     await FUNCTIONS["notify"](message({"notices": [notice]}))
     halted = [row.key async for row in store.table.scan("control", "control~")]
-    print(json.dumps({"heavy": heavy(), "halted": len(halted), "sent": wiring.queues().calls}))
+    sent = wiring.queues().calls
+    print(json.dumps({"heavy": heavy(), "polling": queues, "halted": len(halted), "sent": sent}))
     await wiring.queues().close()
     await store.table.client.close()
 
 asyncio.run(main())
 """
-    assert run(program, azurite.connection_string) == {"heavy": [], "halted": 1, "sent": 2}
+    assert run(program, azurite.connection_string) == {"heavy": [], "polling": [], "halted": 1, "sent": 2}

@@ -190,6 +190,37 @@ def test_a_bad_setting_is_named_although_the_file_is_good(
     assert not [fault for fault in faults() if str(file) in fault]
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "fault"),
+    [
+        ("TURNAROUND_TENANT_ID", "", "TURNAROUND_TENANT_ID: Field required"),
+        ("TURNAROUND_TENANT_ID", "a b", "TURNAROUND_TENANT_ID: String should match pattern"),
+        ("TURNAROUND_ROLE", "boss", "TURNAROUND_ROLE: Input should be 'front', 'engine' or 'all'"),
+        ("turnaround_role", "boss", "TURNAROUND_ROLE: "),
+        ("TURNAROUND_TABLE", "1", "TURNAROUND_TABLE: String should match pattern"),
+        ("TURNAROUND_GRAPH__COULD", "usgov", "TURNAROUND_GRAPH__COULD: there is no such field"),
+        ("TURNAROUND_GRAPH", "usgov", "TURNAROUND_GRAPH: Input should be a valid dictionary"),
+        ("TURNAROUND_STORAGE", "", "TURNAROUND_STORAGE: set TURNAROUND_STORAGE to a connection string, or "),
+    ],
+)
+def test_a_bad_setting_of_the_app_itself_is_named(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, fault: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    (found,) = faults()
+    assert found.startswith(fault)
+
+
+def test_storage_by_identity_is_read_as_the_functions_host_spells_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TURNAROUND_STORAGE")
+    monkeypatch.setenv("TURNAROUND_STORAGE__queueServiceUri", "https://queues")
+    monkeypatch.setenv("TURNAROUND_STORAGE__clientId", "id")
+    assert faults()[0].startswith("TURNAROUND_STORAGE: ")
+    monkeypatch.setenv("TURNAROUND_STORAGE__tableServiceUri", "https://tables")
+    read = load().storage_identity
+    assert (read.queueserviceuri, read.tableserviceuri, read.clientid) == ("https://queues", "https://tables", "id")
+
+
 def test_a_policy_that_is_no_policy_at_all_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TURNAROUND_POLICY", "strict")
     (fault,) = faults()

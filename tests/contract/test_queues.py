@@ -48,7 +48,7 @@ async def case(request: pytest.FixtureRequest) -> AsyncIterator[Case]:
         yield Case(memory, from_memory, name)
         return
     connection = request.getfixturevalue("azurite").connection_string
-    azure = AzureQueues(QueueServiceClient.from_connection_string(connection))
+    azure = AzureQueues(lambda: QueueServiceClient.from_connection_string(connection))
     receiver = QueueServiceClient.from_connection_string(connection)
 
     async def from_azure(queue: str) -> list[Seen]:

@@ -106,6 +106,7 @@ async def traffic(graph: str) -> set[str]:
         devices = [finding.devices[0].managed.id for finding in found.values() if finding.devices]
         assert len(devices) == 7
         await use("facts", lambda: intune.facts([*devices, nobody]))
+        await use("managed", lambda: intune.managed([*devices, nobody]))
         facts = [finding.devices[0] for finding in found.values() if finding.devices]
         assert sum(map(len, (await intune.memberships(facts, frozenset({BOARD}))).values())) == 2
         await use("memberships", lambda: intune.memberships(facts, frozenset({BOARD, NO_GROUP})))

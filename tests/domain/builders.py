@@ -181,6 +181,12 @@ def sighting(
     )
 
 
+def listed(seen: float, synced: float | None, user: UserId | None = None, state: str | None = "managed") -> Sighting:
+    """A list of minute `seen` that shows a check-in at minute `synced`."""
+    shown = sighting(seen, synced, user, management_state=state, entra=None, shows_actions=False)
+    return replace(shown, listed=True)
+
+
 @dataclass(frozen=True)
 class Step:
     """One thing that happened, and what the domain made of it."""
@@ -288,6 +294,11 @@ class Story:
         management_state: str | None = "managed",
     ) -> Self:
         return self.happens(minute, sighting(minute, synced, user, *actions, management_state=management_state))
+
+    def listed(
+        self, minute: float, synced: float | None, user: UserId | None = None, state: str | None = "managed"
+    ) -> Self:
+        return self.happens(minute, listed(minute, synced, user, state))
 
     def back(
         self, seen: float, synced: float, user: UserId | None = USER, *actions: ActionResult | ActionState

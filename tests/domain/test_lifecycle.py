@@ -1055,6 +1055,112 @@ def test_a_record_that_passed_to_another_device_is_not_made_ready_by_what_does_n
     assert told.happens(41, sighting(41, 40, NOBODY, DONE, entra=None)).state is State.ATTENTION
 
 
+# --- proof: what lists show -----------------------------------------------------------------------------------------
+
+
+def test_a_list_of_check_ins_takes_a_device_to_its_return_and_a_close_look_to_its_end() -> None:
+    told = triggered().listed(3.5, 3, USER, "wipeIssued").listed(14, 3, USER, "wipeIssued").listed(40.5, 40)
+    assert (told.state, told.effects) == (State.SETTLING, frozenset())
+    assert told.listed(43.5, 43).state is State.SETTLING
+    assert told.effects == {Effect.LOOK}
+    assert told.seen(43.6, 43, NOBODY, DONE).state is State.READY
+
+
+def test_s17_a_list_that_names_no_user_does_not_say_that_the_user_is_gone() -> None:
+    told = resetting().seen(9, 3, USER, ACTIVE).listed(40.5, 40, None).listed(43.5, 43, None)
+    assert not told.reset.proof.user_gone
+    assert told.seen(43.6, 43, None, DONE).state is not State.READY
+
+
+@pytest.mark.parametrize(("minute", "late"), [(8, False), (12.9, False), (13, True)])
+def test_s17_what_a_list_shows_is_late_only_once_it_cannot_be_as_old_as_the_taking(minute: float, late: bool) -> None:
+    told = triggered().listed(3.5, 3, USER, "wipeIssued").listed(minute, 3, USER, "wipeIssued")
+    assert (told.reset.proof.issued_late, told.reset.proof.user_late) == (late, late)
+
+
+def test_a_device_that_lists_show_as_wiped_is_left_to_them_before_it_is_looked_at() -> None:
+    assert triggered().listed(3.5, 3).reset.next_step == at(8)
+    told = triggered().listed(3.5, 3).listed(4.5, 3, None, "wipeIssued")
+    assert told.reset.next_step == at(15.5)
+    assert told.listed(13.5, 3, None, "wipeIssued").reset.next_step == at(48), "it is known now, and no look is needed"
+
+
+def test_a_list_puts_off_no_look_at_a_silence_that_was_put_to_the_test() -> None:
+    told = triggered(user=NOBODY).seen(3.5, 3, NOBODY, DONE).woken(8).sync_answered(8)
+    due = told.reset.next_step
+    assert told.listed(9, 3, None, "wipeIssued").reset.next_step == due
+
+
+def test_a_silence_that_is_broken_is_looked_into() -> None:
+    told = resetting().listed(12, 11)
+    assert (told.state, told.effects) == (State.RESETTING, {Effect.LOOK})
+    assert told.events[-1].kind is EventKind.NOT_SILENT
+    assert told.seen(12, 11, USER, ActionState.FAILED).state is State.FAILED
+
+
+def test_a_silence_broken_again_and_again_calls_a_person_at_a_look_alone() -> None:
+    told = resetting().listed(5, 4).listed(6, 5).listed(7, 6)
+    assert (told.state, told.effects) == (State.RESETTING, {Effect.LOOK})
+    assert told.seen(7, 6, USER, PENDING).code is Code.NOT_PROVEN
+
+
+def test_a_failure_that_a_list_shows_is_looked_into() -> None:
+    told = triggered().listed(3.5, 3, None, "wipeFailed")
+    assert (told.state, told.effects) == (State.RESETTING, {Effect.LOOK})
+
+
+def test_a_check_in_too_soon_after_the_order_is_looked_into_and_one_before_it_is_no_news() -> None:
+    assert triggered().listed(1, 0.5).effects == {Effect.LOOK}
+    assert triggered().seen(1, 0.5, USER, PENDING).listed(1.5, 0.5).effects == frozenset()
+    told = triggered()
+    before = told.reset
+    assert told.listed(1, -5).reset == before
+    assert told.effects == frozenset()
+
+
+@pytest.mark.parametrize("name", ["sending", "not checked in", "send unknown", "carried out by administrators"])
+def test_where_a_person_is_called_or_an_answer_is_out_every_check_in_is_looked_at(name: str) -> None:
+    told = STORIES[name]()
+    before = told.reset
+    minute = (told.now - NOON) / timedelta(minutes=1)
+    told.listed(minute + 2, minute + 1)
+    assert (told.reset, told.effects) == (before, {Effect.LOOK})
+
+
+@pytest.mark.parametrize("name", ["cleared", "given up", "forbidden", "ready"])
+def test_where_nothing_was_sent_a_list_is_no_news(name: str) -> None:
+    told = STORIES[name]()
+    before = told.reset
+    assert told.listed(60, 59).reset == before
+    assert told.effects == frozenset()
+
+
+def test_a_check_in_that_was_looked_at_is_not_looked_at_again() -> None:
+    told = settling().listed(44, 43).seen(44, 43, USER, ACTIVE)
+    assert told.listed(45, 43).effects == frozenset()
+    assert told.listed(47, 46).effects == {Effect.LOOK}
+
+
+def test_s17_one_check_in_counts_once_whether_it_was_cut_or_rounded_or_kept_whole() -> None:
+    a_second = 1 / 60
+    told = resetting().seen(9, 3, USER, ACTIVE).listed(40.5, 40)
+    for synced in (40 + a_second, 40 + a_second / 2, 40):
+        told.listed(41, synced).seen(41, synced, NOBODY, DONE)
+    assert told.state is State.SETTLING
+    assert told.seen(43.5, 43, NOBODY, DONE).state is State.READY
+
+
+def test_a_record_of_an_older_version_with_fractions_of_a_second_goes_on() -> None:
+    told = resetting().seen(9, 3, USER, ACTIVE).seen(40.5, 40, USER, ACTIVE)
+    odd = at(40) + timedelta(seconds=0.7)
+    old = replace(told.reset.proof, last_sync=odd, returned_at=odd, looked_to=None)
+    told.reset = moved(told.reset, proof=old)
+    assert told.listed(41, 40).state is State.SETTLING, "it is the same check-in"
+    assert told.seen(41, 40, NOBODY, DONE).reset.proof.done, "and what a look shows of it counts"
+    assert told.state is State.SETTLING
+    assert told.seen(43.5, 43, NOBODY, DONE).state is State.READY
+
+
 # --- proof: the times at which the user may be removed ------------------------------------------------------------
 
 
@@ -1471,7 +1577,7 @@ def sightings(draw: st.DrawFn, reset: Reset, now: datetime) -> Sighting:
         )
 
     shown = draw(st.integers(-1, 2))
-    return Sighting(
+    found = Sighting(
         device=draw(st.sampled_from([DEVICE] * 9 + [OTHER_DEVICE])),
         seen_at=draw(st.just(now) | instants(reset, now)),
         exists=draw(st.sampled_from([True] * 9 + [False])),
@@ -1484,6 +1590,12 @@ def sightings(draw: st.DrawFn, reset: Reset, now: datetime) -> Sighting:
         entra_device_id=draw(st.sampled_from([ENTRA] * 8 + [None, OTHER_ENTRA])),
         enrolled_at=draw(st.none() | instants(reset, now)),
     )
+    return as_listed(found) if draw(st.integers(0, 2)) == 0 else found
+
+
+def as_listed(look: Sighting) -> Sighting:
+    """The same, where a list shows it."""
+    return replace(look, exists=True, actions=None, entra_device_id=None, enrolled_at=None, listed=True)
 
 
 REASONS = st.builds(Reason, st.sampled_from(Code), st.sampled_from(["", "a detail"]))
@@ -1568,8 +1680,18 @@ UNSENT_JOURNEYS = journeys(NOT_YET_SENT, BEFORE_THE_ORDER)
 def test_nothing_leaves_a_terminal_state(told: Story) -> None:
     for taken in told.log:
         if taken.before.state in TERMINAL:
-            assert taken.after == moved(taken.before, seq=taken.after.seq)
+            assert taken.after == moved(taken.before, seq=taken.after.seq, noted_at=taken.after.noted_at)
             assert not taken.decision.effects
+
+
+@RULES
+@given(journeys())
+def test_history_never_goes_back_in_time_whatever_the_clocks_say(told: Story) -> None:
+    """Else whoever reads it in order of time, as the table has it, reads it in another order than it happened."""
+    times = [event.at for event in told.events]
+    assert times == sorted(times)
+    assert [event.seq for event in told.events] == list(range(len(told.events)))
+    assert all(event.lasted is None or event.lasted >= timedelta() for event in told.events)
 
 
 @RULES
@@ -1748,7 +1870,7 @@ def plausible_sightings(draw: st.DrawFn, now: datetime) -> Sighting:
     check_ins = [None, -120, -2, 0.5, 2.5, 3, 9, 25, 60]
     states = (ActionState.NONE, PENDING, ACTIVE, DONE, DONE, ActionState.UNKNOWN)
     results = [action(state, updated=updated) for state in states for updated in (None, -60, 3)]
-    return Sighting(
+    found = Sighting(
         device=DEVICE,
         seen_at=now,
         exists=True,
@@ -1758,6 +1880,7 @@ def plausible_sightings(draw: st.DrawFn, now: datetime) -> Sighting:
         actions=draw(st.sampled_from([(), *[(result,) for result in results]])),
         entra_device_id=ENTRA,
     )
+    return as_listed(found) if draw(st.booleans()) else found
 
 
 @st.composite
@@ -1802,6 +1925,8 @@ def is_proven(told: Story) -> bool:
         ]
 
     def is_done(look: Sighting) -> bool:
+        if look.listed:
+            return False
         if old_user:
             return look.primary_user is not None and look.primary_user != old_user
         return any(result.state is DONE for result in ours(look))
@@ -1823,7 +1948,7 @@ def is_proven(told: Story) -> bool:
     late = [
         number
         for number, look in looks
-        if look.seen_at >= min(taken_by) + POLICY.reconcile_after
+        if look.seen_at >= min(taken_by) + (POLICY.lists_lag if look.listed else POLICY.reconcile_after)
         and (
             (old_user and look.primary_user == old_user)
             or any(result.state in (PENDING, ACTIVE) for result in ours(look))
@@ -1858,3 +1983,33 @@ def test_what_ready_must_mean_holds_of_a_device_that_is_ready() -> None:
 def test_s17_no_device_is_ready_without_proof(told: Story) -> None:
     if told.state is State.READY and told.log[0].before.state is not State.READY:
         assert is_proven(told)
+
+
+# --- lists, whatever they show -------------------------------------------------------------------------------------
+
+
+@settings(RULES, max_examples=400)
+@given(journeys() | watched_journeys())
+def test_s17_a_list_takes_no_device_to_its_end_nor_out_of_a_doubt_or_a_persons_hands(told: Story) -> None:
+    for taken in told.log:
+        if not isinstance(taken.happening, Sighting) or not taken.happening.listed:
+            continue
+        before, after = taken.before, taken.after
+        assert after.state in {before.state, State.RESETTING, State.SETTLING}
+        assert before.state in DEVICE_MAY_BE_TOLD or after == before
+        for sign in ("done", "user_gone", "state_back", "shown"):
+            assert not getattr(after.proof, sign) or getattr(before.proof, sign), "only a look says that it is over"
+
+
+@settings(RULES, max_examples=400)
+@given(watched_journeys(), st.data())
+def test_where_a_list_asks_for_no_look_none_could_have_made_the_device_ready(told: Story, data: st.DataObject) -> None:
+    seen = told.log[-1].happening
+    if not isinstance(seen, Sighting) or not seen.listed or Effect.LOOK in told.effects:
+        return
+    proof = told.reset.proof
+    if proof.looked_to is not None and proof.last_sync is not None and proof.looked_to >= proof.last_sync:
+        return  # it was looked at
+    look = data.draw(sightings(told.reset, told.now).filter(lambda look: not look.listed))
+    after = step(told.reset, replace(look, last_sync=proof.last_sync), told.now, POLICY, "test").reset
+    assert after.state is not State.READY

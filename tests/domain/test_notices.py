@@ -161,6 +161,16 @@ def test_the_same_event_has_the_same_id_and_different_events_differ() -> None:
     assert len({notice_id(event) for event in one.told}) == 3
 
 
+def test_the_notices_of_a_turnaround_are_in_order_by_their_sequence_and_no_others_have_one() -> None:
+    one = resetting(ready_by=at(30)).woken(30).commanded(29, Command.CANCEL).commanded(32, Command.CANCEL)
+    told = [notice(event, "reset-results") for event in one.told]
+    assert len({notice.subject for notice in told}) == 1
+    assert len({notice.sequence for notice in told}) == len(told) == 3
+    assert sorted(told, key=lambda notice: notice.sequence) == told
+    for event in (about_request(EventKind.ACCEPTED), about_everything(EventKind.HALTED)):
+        assert notice(event, "reset-results").sequence == ""
+
+
 def all_told() -> list[Story]:
     return [tell() for tell in (*STORIES_TOLD.values(), *STORIES.values())]
 

@@ -66,8 +66,8 @@ def test_a_value_that_may_be_nothing_has_words_for_that_and_no_other_has() -> No
     ],
 )
 def test_durations_are_said_as_people_say_them(duration: str, words: str) -> None:
-    value = Policy.model_validate({"retention": duration}).retention
-    assert in_words("retention", value) == words
+    value = Policy.model_validate({"attention_for": duration}).attention_for
+    assert in_words("attention_for", value) == words
 
 
 def test_shares_are_percentages_lists_are_in_order_and_large_numbers_have_commas() -> None:

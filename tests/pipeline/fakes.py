@@ -17,7 +17,6 @@ from shared.domain.devices import (
     ActionState,
     AuditedAction,
     AutopilotIdentity,
-    CheckIn,
     DeviceFacts,
     DeviceReference,
     EntraDevice,
@@ -39,6 +38,7 @@ from shared.pipeline.notify import notify
 from shared.pipeline.parts import Parts
 from shared.pipeline.poll import poll
 from shared.pipeline.ports import GraphError
+from shared.pipeline.retention import forget
 from shared.pipeline.sweep import sweep
 from shared.pipeline.sync import sync
 from shared.state.store import Store
@@ -219,7 +219,7 @@ class FakeIntune:
         self.batches: list[list[Order]] = []
         """The orders of each call of `reset`."""
         self.before_reset: Callable[[Sequence[Order]], Awaitable[None]] | None = None
-        self.checked_in: list[CheckIn] | None = None
+        self.checked_in: list[Sighting] | None = None
         """What `changed_since` lists; None: what the devices' records say."""
 
     def add(self, *devices: Device) -> None:
@@ -239,6 +239,14 @@ class FakeIntune:
         await self._read("facts")
         return {
             device: self._facts(self.devices[device]) if device in self.devices else None
+            for device in devices
+            if device not in self.unreadable
+        }
+
+    async def managed(self, devices: Sequence[ManagedDeviceId]) -> Mapping[ManagedDeviceId, ManagedDevice | None]:
+        await self._read("managed")
+        return {
+            device: self.devices[device].facts.managed if device in self.devices else None
             for device in devices
             if device not in self.unreadable
         }
@@ -267,11 +275,12 @@ class FakeIntune:
             self.devices[order.device].syncs += 1
         return {order.device: self.sync_answer for order in orders}
 
-    async def changed_since(self, since: datetime) -> AsyncIterator[CheckIn]:
+    async def changed_since(self, since: datetime) -> AsyncIterator[Sighting]:
         await self._read("changed_since")
-        for check_in in self._check_ins() if self.checked_in is None else self.checked_in:
-            if check_in.last_sync > since:
-                yield check_in
+        everything = [self.listed(device) for device in self.devices]
+        for sighting in everything if self.checked_in is None else self.checked_in:
+            if sighting.last_sync is not None and sighting.last_sync > since:
+                yield sighting
 
     async def look(self, devices: Sequence[ManagedDeviceId]) -> Mapping[ManagedDeviceId, Sighting]:
         await self._read("look")
@@ -341,13 +350,19 @@ class FakeIntune:
             device,
             self.clock(),
             exists=True,
-            last_sync=managed.last_sync,
+            last_sync=managed.last_sync.replace(microsecond=0) if managed.last_sync else None,
             management_state=managed.management_state,
             primary_user=managed.primary_user,
             actions=tuple(self.devices[device].actions),
             entra_device_id=managed.entra_device_id,
             enrolled_at=managed.enrolled_at,
         )
+
+    def listed(self, device: ManagedDeviceId) -> Sighting:
+        """The device as a list shows it."""
+        seen = self.sighting(device)
+        user = seen.primary_user or None
+        return replace(seen, primary_user=user, actions=None, entra_device_id=None, enrolled_at=None, listed=True)
 
     async def _read(self, name: str) -> None:
         self.calls[name] += 1
@@ -393,10 +408,6 @@ class FakeIntune:
         if reference.kind is ReferenceKind.INTUNE_ID:
             return found
         return [replace(facts, managed=replace(facts.managed, pending_actions=None)) for facts in found]
-
-    def _check_ins(self) -> list[CheckIn]:
-        records = [device.facts.managed for device in self.devices.values()]
-        return [CheckIn(one.id, one.last_sync.replace(microsecond=0)) for one in records if one.last_sync is not None]
 
 
 def device(number: int, **changes: Any) -> Device:  # Any: whatever columns Intune's record has
@@ -476,7 +487,12 @@ class Rig:
 
     def other_instance(self) -> Parts:
         """The parts of another process of the same app, which has no faults."""
-        return replace(self.parts, store=self.store)
+        return replace(self.parts, store=self.store, handled={}, booking=asyncio.Lock(), sending=asyncio.Lock())
+
+    async def forget(self) -> None:
+        """Retention, as the sweep calls it."""
+        now = self.clock()
+        await forget(self.parts, (await self.store.at_hand(now, now, 1)).forgotten_at)
 
     def fail(self, commit: int, *, took_effect: bool, error: BaseException | None = None) -> None:
         """Let the n-th commit from now fail."""

@@ -13,7 +13,6 @@ from shared.messages.queues import CONTROL, DISPATCH, NOTICES, REQUESTS, RESULTS
 from shared.pipeline.control import control
 from shared.pipeline.intake import intake
 from shared.pipeline.poison import poison
-from shared.pipeline.retention import forget
 from shared.pipeline.status import history, request_status
 from shared.state import rows
 from shared.state.rows import RequestState, SentRecord
@@ -136,7 +135,7 @@ async def finish(world: Rig, number: int) -> None:
 
 async def test_what_ended_long_ago_is_forgotten_and_nothing_younger() -> None:
     world = rig(device(1), device(2, operating_system="iOS"), device(3))
-    await forget(world.parts)
+    await world.forget()
     await intake(world.parts, asking(devices=[{"serialNumber": f"SN{number}"} for number in (1, 2, 9)]))
     await finish(world, 1)
     world.clock.forward(days=200)
@@ -150,7 +149,7 @@ async def test_what_ended_long_ago_is_forgotten_and_nothing_younger() -> None:
     assert young
     assert recent
     world.clock.forward(days=201)
-    await forget(world.parts)
+    await world.forget()
     left = world.table.keys()
     assert [key for key in left if "R1|" in key or key.endswith("|R1")] == []
     assert young.items() <= world.table.contents().items()
@@ -175,6 +174,46 @@ async def test_a_request_is_kept_as_long_as_its_devices_wait_for_the_time_that_i
     assert await world.state(1) is State.HELD
 
 
+async def test_a_request_is_forgotten_as_a_whole_once_the_last_of_it_has_ended() -> None:
+    """Else its row, with the approval that it needs, would be gone while a device of it is in flight, and the rest of
+    its history would never go."""
+    world = rig(device(1), device(2, operating_system="iOS"))
+    world.with_policy(retention="P30D", triggered_for="P20D", attention_for="P90D")
+    await world.trigger(1, 2)
+    await world.tick()
+    await world.tick(days=20)
+    assert await world.state(1) is State.ATTENTION
+    kept = {key for key in world.table.keys("") if key.split("|")[0] in ("request", "part", "closed", "event")}
+    world.clock.forward(days=40)
+    await world.forget()
+    assert kept <= set(world.table.keys()), "one device is in flight"
+    await control(world.parts, json.dumps({"command": "cancel", "requestId": "R1", "by": "ann", "why": "x"}))
+    await world.deliver()
+    world.clock.forward(days=29)
+    await world.forget()
+    assert kept <= set(world.table.keys()), "it ended less than 30 days ago"
+    world.clock.forward(days=2)
+    await world.forget()
+    assert [key for key in world.table.keys("") if "R1" in key or device_id(1) in key or device_id(2) in key] == []
+
+
+async def test_the_history_of_messages_that_were_not_kept_is_forgotten_in_time() -> None:
+    world = rig(device(1))
+    await world.forget()
+    await intake(world.parts, "{nonsense")
+    await poison(world.parts, DISPATCH, "x")
+    await control(world.parts, json.dumps({"command": "cancel", "requestId": "R9", "by": "ann", "why": "x"}))
+    await world.ask(1)
+    old = {key for key in world.table.keys("event|request:") if "R1" not in key}
+    assert len(old) == 3
+    world.clock.forward(days=399)
+    await world.forget()
+    assert old <= set(world.table.keys())
+    world.clock.forward(days=2)
+    await world.forget()
+    assert not old & set(world.table.keys())
+
+
 async def test_the_sweep_runs_retention() -> None:
     world = rig(device(1, operating_system="iOS"))
     await world.trigger(1)
@@ -185,22 +224,22 @@ async def test_the_sweep_runs_retention() -> None:
 
 async def test_retention_runs_once_a_day() -> None:
     world = rig(device(1))
-    await forget(world.parts)
+    await world.forget()
     world.clock.forward(days=500)
     world.fail(0, took_effect=False)
-    await forget(world.parts)
+    await world.forget()
     world.clock.forward(hours=23)
     commits = world.faulty.commits
-    await forget(world.parts)
+    await world.forget()
     assert world.faulty.commits == commits
     world.clock.forward(hours=1)
-    await forget(world.parts)
+    await world.forget()
     assert world.faulty.commits > commits
 
 
 async def test_a_long_history_is_forgotten_though_it_does_not_fit_one_transaction() -> None:
     world = rig(device(1))
-    await forget(world.parts)
+    await world.forget()
     for _ in range(30):
         for body in ('{"requestId": "R1"}', '{"requestId": "R1", "a": 1}', '{"requestId": "R1", "b": 1}'):
             for colour in range(3):
@@ -210,13 +249,13 @@ async def test_a_long_history_is_forgotten_though_it_does_not_fit_one_transactio
     await finish(world, 1)
     assert len(world.table.keys("event|request:R1|")) > 250
     world.clock.forward(days=401)
-    await forget(world.parts)
+    await world.forget()
     assert [key for key in world.table.contents() if "R1" in key] == []
 
 
 async def test_commands_opened_windows_and_what_is_only_counted_are_forgotten_in_time_too() -> None:
     world = rig()
-    await forget(world.parts)
+    await world.forget()
     await control(world.parts, json.dumps({"command": "halt", "by": "someone", "why": "drill"}))
     opened = Event(kind=EventKind.WINDOW_OPENED, at=world.clock(), who="windows")
     now = world.clock()
@@ -225,9 +264,9 @@ async def test_commands_opened_windows_and_what_is_only_counted_are_forgotten_in
     old = {key for first in ("event|control|", "sent|", "window|") for key in world.table.keys(first)}
     assert len(old) == 3
     world.clock.forward(days=1)
-    await forget(world.parts)
+    await world.forget()
     assert old <= set(world.table.keys(""))
     world.clock.forward(days=401)
-    await forget(world.parts)
+    await world.forget()
     assert not old & set(world.table.keys(""))
     assert await world.store.halt() is not None, "the halt outlives its history"

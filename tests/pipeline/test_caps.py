@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from shared.domain.guardrails import Approval, Orders
+from shared.domain.guardrails import Approval, Budget, Orders, Pace
 from shared.domain.ids import RequestId
 from shared.domain.orders import Answer, AnswerKind
 from shared.domain.reasons import Code
@@ -23,7 +23,7 @@ from shared.pipeline.intake import intake
 from shared.pipeline.parts import Parts
 from shared.state import rows
 from shared.state.rows import SentRecord
-from tests.pipeline.fakes import START, Crash, Lost, Rig, asking, device, device_id, rig
+from tests.pipeline.fakes import START, Crash, Device, Lost, Rig, asking, device, device_id, rig
 
 TOMORROW = datetime(2026, 11, 22, tzinfo=UTC)
 MANY = 10_000
@@ -260,7 +260,8 @@ async def test_s4_an_order_that_intune_provably_did_not_take_uses_nothing_up(why
     assert sent(world) == 4
     counted = await orders(world)
     assert sum(counted.days.values()) == sum(counted.unapproved.values()) == 4
-    assert await world.store.sent_since(START) == {device_id(number): 1 for number in (1, 2, 3, 4)}
+    noted = await world.store.sent_since(START)
+    assert noted == {name: 1 for number in (1, 2, 3, 4) for name in (device_id(number), f"SN{number}")}
 
 
 async def test_s4_an_order_whose_answer_was_lost_counts() -> None:
@@ -268,6 +269,25 @@ async def test_s4_an_order_whose_answer_was_lost_counts() -> None:
     world.intune.script[device_id(1)].append(Lost(arrived=False))
     await dispatch(world.parts, message(1, 2))
     assert (await orders(world)).today(world.clock()) == 2
+
+
+async def test_s4_an_order_that_is_turned_away_as_it_is_to_be_committed_uses_nothing_up() -> None:
+    """An earlier order, in doubt, may be sent again only for so long, which ends between the look and the commit."""
+    world = await cleared(1, audit_after="PT5M", sending_for="PT15M")
+    world.intune.script[device_id(1)].append(Lost(arrived=False))
+    await dispatch(world.parts, message(1))
+    sent_at = world.clock()
+    world.intune.down = {"facts"}
+    while await world.state(1) is not State.CLEARED:
+        await world.tick(minutes=1)
+    world.intune.down = set()
+    world.clock.now = sent_at + timedelta(minutes=14)
+    busy = Pace(sent_at + timedelta(minutes=15, seconds=1))
+    await world.store.commit([rows.put(rows.pace_key(Budget.WRITES), busy)])
+    await dispatch(world.parts, message(1))
+    assert await world.state(1) is State.ATTENTION
+    assert (await orders(world)).today(world.clock()) == 1
+    assert (await world.store.sent_since(START))[device_id(1)] == 1
 
 
 async def test_s4_what_is_given_back_is_given_back_once_and_to_its_own_hour() -> None:
@@ -327,6 +347,21 @@ async def test_s4_a_device_is_not_reset_more_often_than_the_policy_says_whoever_
     world.intune.check_in(device_id(1))
     await world.trigger(1, request="R4")
     assert world.intune.wiped() == {device_id(1): 3}
+
+
+async def test_s4_a_device_that_enrols_anew_is_still_the_same_device() -> None:
+    world = rig(device(1))
+    world.with_policy(resets_per_device=1)
+    await world.trigger(1)
+    await world.turn_around(1)
+    facts = world.intune.devices.pop(device_id(1)).facts
+    assert facts.autopilot is not None
+    anew = replace(facts.managed, id=device_id(2))
+    linked = replace(facts.autopilot, managed_device_id=device_id(2))
+    world.intune.add(Device(replace(facts, managed=anew, autopilot=linked)))
+    await world.trigger(1, request="R2")
+    assert await world.state(2, "R2") is State.REFUSED
+    assert [one["code"] for one in told(world, "device.refused")] == [Code.DEVICE_LIMIT]
 
 
 # --- S5: many small requests are one large one

@@ -304,6 +304,7 @@ async def test_what_failed_in_a_lab_window_can_be_retried() -> None:
     world.clock.forward(minutes=3)
     world.intune.check_in(device_id(1), ActionState.FAILED)
     await world.tick(minutes=1)
+    await world.tick(minutes=5)  # which is when the device is looked at
     await retry(world, requestId=OPENING)
     assert world.intune.wiped() == {device_id(1): 2}
 
@@ -377,6 +378,7 @@ async def test_a_request_of_hundreds_that_failed_is_retried_in_as_many_messages_
     for number in numbers:
         world.intune.check_in(device_id(number), ActionState.FAILED)
     await world.tick(minutes=1)
+    await world.tick(minutes=5)  # which is when the device is looked at
     await retry(world)
     assert world.intune.wiped() == {device_id(number): 2 for number in numbers}
 

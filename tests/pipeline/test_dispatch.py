@@ -20,7 +20,7 @@ from shared.pipeline.control import control
 from shared.pipeline.dispatch import dispatch
 from shared.pipeline.sweep import sweep
 from shared.state import rows
-from shared.state.table import Conflict
+from shared.state.table import Change, Conflict
 from tests.pipeline.fakes import START, Crash, Dies, Lost, Rig, device, device_id, rig
 
 
@@ -123,7 +123,8 @@ async def test_s6_a_halt_thrown_while_a_batch_waits_for_its_turn_stops_it() -> N
     world.with_policy(writes_per_window=21)
 
     async def halt_then_sleep(seconds: float) -> None:
-        await halt(world)
+        if world.intune.batches:
+            await halt(world)
         await world.clock.sleep(seconds)
 
     world.parts = replace(world.parts, sleep=halt_then_sleep)
@@ -168,11 +169,34 @@ async def test_s4_the_daily_limit_holds_when_several_dispatches_run_at_once() ->
     numbers = range(1, 101)
     world = await cleared(*numbers)
     world.with_policy(resets_per_day=50)
-    await asyncio.gather(*(dispatch(world.parts, message(*range(n, n + 10))) for n in range(1, 101, 10)))
+    await asyncio.gather(*(dispatch(world.other_instance(), message(*range(n, n + 10))) for n in range(1, 101, 10)))
     for _ in range(3):
         await dispatch(world.parts, message(*numbers))
     assert sum(world.intune.wiped().values()) == 50
     assert await ordered_today(world) == 50
+    never_twice(world)
+
+
+async def test_dispatches_of_one_process_never_meet_each_others_conflicts(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = await cleared(*range(1, 11))
+    commit, conflicts = world.table.commit, 0
+
+    async def counted(changes: Sequence[Change]) -> None:
+        nonlocal conflicts
+        try:
+            await commit(changes)
+        except Conflict:
+            conflicts += 1
+            raise
+
+    async def no_time(_seconds: float) -> None:
+        """All turns come at once, as they do for a process that had no time for them when they came."""
+
+    monkeypatch.setattr(world.table, "commit", counted)
+    hurried = replace(world.parts, sleep=no_time)
+    await asyncio.gather(*(dispatch(hurried, message(number)) for number in range(1, 11)))
+    assert sum(world.intune.wiped().values()) == 10
+    assert conflicts == 0
     never_twice(world)
 
 
@@ -226,6 +250,61 @@ async def test_s1_a_device_whose_pending_actions_no_list_shows_is_read_by_itself
     assert not world.intune.wiped()
 
 
+async def test_a_device_named_by_its_serial_number_costs_one_read_before_its_reset_is_sent() -> None:
+    world = await cleared(1)
+    world.intune.calls.clear()
+    await dispatch(world.parts, message(1))
+    assert dict(world.intune.calls) == {"managed": 1, "reset": 1}
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"name": "VIP-1"}, Code.PROTECTED),
+        ({"management_state": "retirePending"}, Code.OTHER_ACTION_PENDING),
+        ({"serial_number": "SN-other"}, Code.FACTS_CHANGED),
+        ({"entra_device_id": EntraDeviceId("another")}, Code.FACTS_CHANGED),
+        ({"primary_user": UserId("22222222-2222-4222-8222-222222222222")}, Code.HANDED_ON),
+        ({"enrolled_at": START - timedelta(days=1)}, Code.HANDED_ON),
+        ({"join_type": "hybridAzureADJoined"}, Code.HYBRID_JOINED),
+        ({"pending_actions": ("wipe",)}, Code.OTHER_ACTION_PENDING),
+        (None, Code.FACTS_CHANGED),
+    ],
+)
+async def test_s14_what_the_one_read_shows_as_changed_is_judged_anew(
+    changes: dict[str, str] | None, code: Code
+) -> None:
+    world = await cleared(1, 2)
+    world.with_policy(protected_devices=["VIP-*"])
+    if changes is None:
+        del world.intune.devices[device_id(1)]
+    else:
+        world.intune.devices[device_id(1)].change(**changes)
+    await dispatch(world.parts, message(1, 2))
+    await world.deliver()
+    assert await world.state(1) is State.REFUSED
+    assert world.intune.wiped() == {device_id(2): 1}
+    assert [one["data"]["code"] for one in world.told() if one["type"].endswith("device.refused")] == [code]
+
+
+async def test_what_lists_cut_off_is_no_change() -> None:
+    world = await cleared(1)
+    exactly = START - timedelta(hours=2) + timedelta(seconds=0.7)
+    world.intune.devices[device_id(1)].change(last_sync=exactly, enrolled_at=START - timedelta(days=90, seconds=-0.2))
+    await dispatch(world.parts, message(1))
+    assert world.intune.calls["facts"] == 0
+    assert world.intune.wiped() == {device_id(1): 1}
+
+
+async def test_a_device_that_has_checked_in_since_is_read_in_full_so_that_proof_is_measured_against_it() -> None:
+    world = await cleared(1)
+    world.clock.forward(minutes=1)
+    world.intune.check_in(device_id(1))
+    await dispatch(world.parts, message(1))
+    assert world.intune.calls["facts"] == 1
+    assert (await world.reset(1)).before.last_sync == world.intune.devices[device_id(1)].facts.managed.last_sync
+
+
 async def test_s1_facts_that_are_too_old_are_read_again() -> None:
     world = await cleared(1)
     world.clock.forward(minutes=11)
@@ -273,6 +352,20 @@ async def test_s1_devices_whose_facts_cannot_be_read_wait_for_another_turn() -> 
     assert await world.state(1) is State.CLEARED
     world.intune.down.clear()
     world.intune.unreadable.clear()
+    await world.tick(minutes=6)
+    assert world.intune.wiped() == {device_id(1): 1, device_id(2): 1}
+
+
+async def test_s1_devices_that_cannot_be_read_by_themselves_wait_for_another_turn() -> None:
+    world = await cleared(1, 2)
+    world.intune.unreadable = {device_id(1)}
+    await dispatch(world.parts, message(1, 2))
+    assert world.intune.wiped() == {device_id(2): 1}
+    world.intune.unreadable.clear()
+    world.intune.down = {"managed"}
+    await dispatch(world.parts, message(1))
+    assert await world.state(1) is State.CLEARED
+    world.intune.down.clear()
     await world.tick(minutes=6)
     assert world.intune.wiped() == {device_id(1): 1, device_id(2): 1}
 

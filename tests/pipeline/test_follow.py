@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from shared.domain.devices import ActionState, CheckIn
+from shared.domain.devices import ActionState
 from shared.domain.orders import Answer, AnswerKind
 from shared.domain.reset import EventKind
 from shared.domain.states import State
@@ -40,6 +40,27 @@ async def ready_from_triggered(world: Rig, number: int) -> None:
     world.clock.forward(minutes=4)
     world.intune.check_in(device_id(number))
     await poll(world.parts)
+
+
+async def back(*numbers: int) -> Rig:
+    """A world in which these devices took their resets and came back half an hour later, which lists alone have shown:
+    only a close look at their next check-in can say that they are ready."""
+    world = await triggered(*numbers)
+    world.clock.forward(minutes=3)
+    for number in numbers:
+        world.intune.take(device_id(number))
+    await poll(world.parts)
+    world.clock.forward(minutes=6)
+    await sync(world.parts)
+    world.clock.forward(minutes=24)
+    for number in numbers:
+        world.intune.come_back(device_id(number))
+    await poll(world.parts)
+    for number in numbers:
+        assert await world.state(number) is State.SETTLING
+    world.intune.calls.clear()
+    world.clock.forward(minutes=3)
+    return world
 
 
 # --- sync
@@ -149,11 +170,9 @@ async def test_one_device_whose_sync_cannot_be_committed_keeps_no_other_from_its
 
 
 async def test_a_device_that_can_never_be_looked_at_does_not_hold_the_watermark_for_ever() -> None:
-    world = await triggered(1)
+    world = await back(1)
     world.intune.add(device(100))
-    await poll(world.parts)
-    world.clock.forward(minutes=2)
-    world.intune.take(device_id(1))
+    world.intune.check_in(device_id(1))
     world.intune.unreadable = {device_id(1)}
     for _ in range(20):
         world.clock.forward(minutes=10)
@@ -174,19 +193,133 @@ async def test_with_nothing_in_flight_graph_is_not_asked() -> None:
     assert await world.store.watermark() is None
 
 
-async def test_only_devices_that_are_tracked_and_moved_are_looked_at() -> None:
+async def test_only_devices_that_are_tracked_and_moved_are_taken_on() -> None:
     world = await triggered(1, 2)
     world.intune.add(device(3))
     world.clock.forward(minutes=2)
-    world.intune.check_in(device_id(1), ActionState.ACTIVE)
+    world.intune.take(device_id(1))
     world.intune.check_in(device_id(3))
+    await poll(world.parts)
+    assert await world.state(1) is State.RESETTING
+    assert await world.state(2) is State.TRIGGERED
+    before = await world.reset(1)
+    world.clock.forward(minutes=1)
+    await poll(world.parts)
+    assert await world.reset(1) == before, "the same check-in, seen again in the overlap, is no news"
+
+
+async def test_a_list_takes_a_device_on_without_a_look_and_one_look_ends_it() -> None:
+    world = await back(1)
+    assert world.intune.calls["look"] == 0
+    world.intune.check_in(device_id(1))
+    await poll(world.parts)
+    assert world.intune.calls["look"] == 1
+    assert await world.state(1) is State.READY
+
+
+async def test_a_check_in_whose_look_shows_no_proof_is_looked_at_once() -> None:
+    world = await back(1)
+    world.intune.check_in(device_id(1), ActionState.ACTIVE)
+    for _ in range(5):
+        await poll(world.parts)
+        world.clock.forward(minutes=1)
+    assert world.intune.calls["look"] == 1
+    assert await world.state(1) is State.SETTLING
+
+
+async def test_a_device_that_is_not_silent_is_looked_at_to_see_why() -> None:
+    world = await triggered(1)
+    world.clock.forward(minutes=2)
+    world.intune.take(device_id(1))
+    await poll(world.parts)
+    world.clock.forward(minutes=4)
+    world.intune.check_in(device_id(1), ActionState.FAILED)
+    await poll(world.parts)
+    assert world.intune.calls["look"] == 1
+    assert await world.state(1) is State.FAILED
+
+
+async def test_a_list_that_calls_a_reset_failed_is_not_believed_but_looked_into() -> None:
+    world = await triggered(1)
+    world.clock.forward(minutes=2)
+    world.intune.take(device_id(1))
+    wrong = replace(world.intune.listed(device_id(1)), management_state="wipeFailed")
+    world.intune.checked_in = [wrong]
     await poll(world.parts)
     assert world.intune.calls["look"] == 1
     assert await world.state(1) is State.RESETTING
-    assert await world.state(2) is State.TRIGGERED
+
+
+async def test_a_device_that_a_list_shows_as_wiped_late_needs_no_look_in_the_middle() -> None:
+    world = await triggered(1)
+    world.clock.forward(minutes=2)
+    world.intune.check_in(device_id(1), ActionState.DONE, management_state="wipeIssued")
+    for _ in range(14):
+        await poll(world.parts)
+        await sync(world.parts)
+        world.clock.forward(minutes=1)
+    assert world.intune.calls["look"] == 0
+    proof = (await world.reset(1)).proof
+    assert proof.issued_late
+    world.clock.forward(minutes=20)
+    world.intune.come_back(device_id(1))
+    await poll(world.parts)
+    world.clock.forward(minutes=3)
+    world.intune.check_in(device_id(1))
+    await poll(world.parts)
+    assert await world.state(1) is State.READY
+    assert dict(world.intune.calls) == {"changed_since": 16, "look": 1}
+
+
+async def test_what_comes_to_count_as_late_counts_although_the_same_was_handled_just_before() -> None:
+    world = await triggered(1)
+    world.clock.forward(minutes=2)
+    world.intune.check_in(device_id(1), ActionState.DONE, management_state="wipeIssued")
+    for minutes, late in ((9, False), (2, True)):
+        world.clock.forward(minutes=minutes)
+        await poll(world.parts)
+        assert (await world.reset(1)).proof.issued_late is late
+
+
+async def test_a_device_that_no_list_shows_late_is_looked_at_in_the_middle() -> None:
+    world = await triggered(1)
+    world.clock.forward(minutes=2)
+    world.intune.check_in(device_id(1), ActionState.ACTIVE, management_state="wipeIssued")
+    await poll(world.parts)
+    world.clock.forward(minutes=12)
+    await sync(world.parts)
+    assert world.intune.calls["look"] == 0, "lists may show it still"
+    world.intune.down = {"changed_since"}
     world.clock.forward(minutes=1)
     await poll(world.parts)
-    assert world.intune.calls["look"] == 1, "the same check-in, seen again in the overlap, is no news"
+    await sync(world.parts)
+    assert world.intune.calls["look"] == 1
+    assert (await world.reset(1)).proof.issued_late
+
+
+async def test_a_check_in_too_soon_after_the_order_to_say_who_took_it_is_looked_at() -> None:
+    world = await triggered(1)
+    world.clock.forward(seconds=30)
+    world.intune.check_in(device_id(1), ActionState.PENDING)
+    await poll(world.parts)
+    assert world.intune.calls["look"] == 1
+    assert await world.state(1) is State.TRIGGERED
+    world.clock.forward(minutes=1)
+    await poll(world.parts)
+    assert world.intune.calls["look"] == 1
+
+
+async def test_a_check_in_from_before_the_order_changes_nothing_and_costs_nothing() -> None:
+    world = rig(device(1))
+    world.clock.forward(minutes=30)
+    world.intune.check_in(device_id(1))
+    world.clock.forward(minutes=4)
+    await world.trigger(1)
+    before = await world.reset(1)
+    world.intune.calls.clear()
+    await poll(world.parts)
+    assert await world.reset(1) == before
+    assert world.intune.calls["look"] == 0
 
 
 async def test_the_watermark_follows_the_newest_check_in_once_all_are_handled() -> None:
@@ -203,19 +336,18 @@ async def test_the_watermark_follows_the_newest_check_in_once_all_are_handled() 
 
 @pytest.mark.parametrize("down", ["changed_since", "look"])
 async def test_the_watermark_stays_where_it_is_while_graph_fails(down: str) -> None:
-    world = await triggered(1)
-    await poll(world.parts)
+    world = await back(1)
     before = await world.store.watermark()
-    world.clock.forward(minutes=20)
-    world.intune.take(device_id(1))
+    world.clock.forward(minutes=5)
+    world.intune.check_in(device_id(1))
     world.intune.down = {down}
     await poll(world.parts)
     assert await world.store.watermark() == before
-    assert await world.state(1) is State.TRIGGERED
+    assert await world.state(1) is State.SETTLING
     world.intune.down.clear()
     world.clock.forward(hours=3)
     await poll(world.parts)
-    assert await world.state(1) is State.RESETTING
+    assert await world.state(1) is State.READY
 
 
 async def test_the_watermark_stays_where_it_is_when_a_commit_fails() -> None:
@@ -234,24 +366,24 @@ async def test_the_watermark_stays_where_it_is_when_a_commit_fails() -> None:
 
 
 async def test_a_device_that_could_not_be_looked_at_is_looked_at_again() -> None:
-    world = await triggered(1, 2)
-    world.clock.forward(minutes=2)
-    world.intune.take(device_id(1))
+    world = await back(1, 2)
+    world.intune.check_in(device_id(1))
+    world.intune.check_in(device_id(2))
     world.intune.unreadable = {device_id(1)}
     await poll(world.parts)
-    assert await world.state(1) is State.TRIGGERED
+    assert await world.state(1) is State.SETTLING
+    assert await world.state(2) is State.READY
     world.intune.unreadable.clear()
     world.clock.forward(minutes=1)
     await poll(world.parts)
-    assert await world.state(1) is State.RESETTING
+    assert await world.state(1) is State.READY
 
 
 async def test_a_device_that_cannot_be_looked_at_for_long_is_not_forgotten_while_others_check_in() -> None:
-    world = await triggered(1)
+    world = await back(1)
     others = [device(number) for number in range(100, 150)]
     world.intune.add(*others)
-    world.clock.forward(minutes=2)
-    world.intune.take(device_id(1))
+    world.intune.check_in(device_id(1))
     world.intune.unreadable = {device_id(1)}
     for other in others:
         world.clock.forward(minutes=1)
@@ -259,7 +391,7 @@ async def test_a_device_that_cannot_be_looked_at_for_long_is_not_forgotten_while
         await poll(world.parts)
     world.intune.unreadable.clear()
     await poll(world.parts)
-    assert await world.state(1) is State.RESETTING
+    assert await world.state(1) is State.READY
 
 
 async def test_a_record_dated_into_the_future_does_not_hide_the_others() -> None:
@@ -280,7 +412,7 @@ async def test_a_stale_list_changes_nothing() -> None:
     await poll(world.parts)
     before = await world.reset(1)
     stale = world.clock.now - timedelta(hours=1)
-    world.intune.checked_in = [CheckIn(device_id(1), stale)]
+    world.intune.checked_in = [replace(world.intune.listed(device_id(1)), last_sync=stale)]
     world.clock.forward(minutes=1)
     await poll(world.parts)
     world.intune.checked_in = []
@@ -288,21 +420,19 @@ async def test_a_stale_list_changes_nothing() -> None:
     assert await world.reset(1) == before
 
 
-async def test_a_stale_look_changes_nothing() -> None:
-    world = await triggered(1)
-    fresh = replace(world.intune.devices[device_id(1)].facts)
-    stale_actions = list(world.intune.devices[device_id(1)].actions)
-    world.clock.forward(minutes=2)
-    world.intune.take(device_id(1))
-    await poll(world.parts)
-    before = await world.reset(1)
+async def test_a_look_that_is_older_than_the_list_decides_nothing_and_the_next_one_does() -> None:
+    world = await back(1)
     tenant = world.intune.devices[device_id(1)]
-    world.intune.checked_in = [CheckIn(device_id(1), world.clock.now + timedelta(minutes=1))]
-    tenant.facts, tenant.actions = fresh, stale_actions
-    world.clock.forward(minutes=2)
+    older = replace(tenant.facts)
+    world.intune.check_in(device_id(1))
+    newer, world.intune.checked_in = tenant.facts, [world.intune.listed(device_id(1))]
+    tenant.facts = older
     await poll(world.parts)
-    after = await world.reset(1)
-    assert (after.state, after.proof) == (before.state, before.proof)
+    assert await world.state(1) is State.SETTLING
+    tenant.facts = newer
+    world.clock.forward(minutes=1)
+    await poll(world.parts)
+    assert await world.state(1) is State.READY
 
 
 async def test_a_check_in_too_soon_after_the_pick_up_is_no_return() -> None:
@@ -338,4 +468,3 @@ async def test_thousands_of_check_ins_are_handled() -> None:
     world.intune.take(device_id(1))
     await poll(world.parts)
     assert await world.state(1) is State.RESETTING
-    assert world.intune.calls["look"] == 1

@@ -16,7 +16,7 @@ from shared.domain.orders import Answer, AnswerKind
 from shared.domain.policy import Policy
 from shared.domain.reasons import Code
 from shared.domain.request import ResetRequest
-from shared.domain.reset import EventKind
+from shared.domain.reset import Event, EventKind
 from shared.domain.states import State
 from shared.messages.queues import DISPATCH, REQUESTS
 from shared.pipeline.control import control
@@ -369,7 +369,7 @@ async def watched(world: Rig, times: int = 3) -> str:
 
 def fails(world: Rig, *numbers: int) -> None:
     for number in numbers:
-        world.intune.check_in(device_id(number), ActionState.FAILED)
+        world.intune.check_in(device_id(number), ActionState.FAILED, management_state="wipeFailed")
 
 
 async def many_fail() -> Rig:
@@ -469,7 +469,60 @@ async def test_s6_a_resume_is_not_undone_by_a_sweep_that_looked_before_it() -> N
         if world.still_to_happen:
             break
         assert await watched(world) == "", f"resumed before call {call} of the sweep"
-    assert call > 4
+    assert call > 1
+
+
+async def test_s6_failures_are_most_of_the_last_hour_once_what_went_well_is_longer_ago() -> None:
+    world = rig()
+    world.with_policy(halt_failed_min=5)
+    for number, (minutes, state) in enumerate([*[(0, State.READY)] * 10, *[(30, State.FAILED)] * 6]):
+        at = world.clock() + timedelta(minutes=minutes)
+        event = Event(kind=EventKind.MOVED, at=at, who="test", device=device_id(number), to_state=state)
+        await world.store.commit([rows.ended(event)])
+    world.clock.forward(minutes=31)
+    assert await watched(world) == "", "nothing is in flight, and most went well"
+    world.clock.forward(minutes=30)
+    assert "6 of 6 resets failed" in await watched(world)
+
+
+async def many_come(world: Rig) -> None:
+    """Devices are taken in that are none to reset: they are refused at once."""
+    await intake(world.other_instance(), asking(*range(1, 26)))
+
+
+async def many_change(world: Rig) -> None:
+    """The devices that wait for their turn are refused when it comes, and nothing is in flight any more."""
+    for number in range(26, 51):
+        world.intune.devices[device_id(number)].change(serial_number="SN-other")
+    await world.deliver(world.other_instance())
+
+
+@pytest.mark.parametrize("rests", [False, True])
+@pytest.mark.parametrize("happens", [many_come, many_change])
+async def test_s6_a_sweep_that_finds_nothing_to_watch_misses_nothing_that_happens_meanwhile(
+    happens: Job, rests: bool
+) -> None:
+    call = 0
+    while True:
+        call += 1
+        world = rig(*(device(number, operating_system="iOS") for number in range(1, 26)), *map(device, range(26, 51)))
+        world.with_policy(halt_refused=20)
+        if rests:
+            await sweep(world.parts)
+            world.clock.forward(minutes=1)
+        if happens is many_change:
+            await world.ask(*range(26, 51))
+            world.clock.forward(minutes=1)
+
+        async def meanwhile(world: Rig = world) -> None:
+            await happens(world)
+
+        world.at_call(call, meanwhile)
+        await sweep(world.parts)
+        if world.still_to_happen:
+            break
+        assert "25 devices were refused within an hour" in await watched(world), f"before call {call} of the sweep"
+    assert call > (1 if rests and happens is many_come else 4)
 
 
 @pytest.mark.parametrize("after", [False, True])

@@ -182,7 +182,7 @@ class Run:
             self.world.intune.script[device_id(number)].append(self.chance.choice(trouble))
 
     async def do_break_graph(self) -> None:
-        self.world.intune.down = set(self.chance.sample(("find", "facts", "look", "admin_decisions"), 2))
+        self.world.intune.down = set(self.chance.sample(("find", "facts", "managed", "look", "admin_decisions"), 2))
         self.world.intune.sync_answer = Answer(AnswerKind.THROTTLED)
 
     async def do_mend_graph(self) -> None:
@@ -410,7 +410,7 @@ def test_every_wake_up_is_of_something_that_waits_for_it(seed: int) -> None:
     waiting = [str(row["due"]) for row in run.world.table.contents("reset|").values()]
     waiting += [record.due for record in read(RequestRecord, run, "request|") if record.due]
     assert sorted(due) == sorted(waiting)
-    assert run.world.table.keys("outbox|") == []
+    assert run.world.table.keys("deliver|") == []
 
 
 @pytest.mark.parametrize("seed", SEEDS[:2])
@@ -427,5 +427,5 @@ async def test_every_request_ends_once_people_have_done_their_part(seed: int) ->
             run.world.intune.check_in(device_id(number))
     for _ in range(8):
         await run.world.tick(days=2)
-    for first in ("reset|", "due|", "outbox|", "approval|"):
+    for first in ("reset|", "due|", "deliver|", "approval|"):
         assert run.world.table.keys(first) == [], first

@@ -55,7 +55,7 @@ async def test_a_request_is_accepted_told_and_its_devices_cleared() -> None:
     await world.queues.receive(DISPATCH)
     await world.deliver()
     assert world.told_types() == {"request.accepted": 1}
-    assert world.table.keys("outbox|") == []
+    assert world.table.keys("deliver|") == []
     assert world.intune.wiped() == {}, "intake itself sends nothing"
 
 
@@ -367,7 +367,7 @@ async def test_five_thousand_devices_are_taken_in() -> None:
     bodies = [json.loads(body)["devices"] for body in world.queues.waiting(DISPATCH)]
     assert {len(devices) for devices in bodies} == {20}
     assert {one for devices in bodies for one in devices} == {device_id(number) for number in range(1, 5001)}
-    assert world.table.keys("outbox|") == []
+    assert world.table.keys("deliver|") == []
 
 
 # --- faults
@@ -429,7 +429,7 @@ async def outcome(world: Rig) -> dict[str, object]:
         "wiped": world.intune.wiped(),
         "told": world.told_types(),
         "due": sorted(key.split("|")[2] for key in world.table.keys("due|")),
-        "outbox": world.table.keys("outbox|"),
+        "outbox": world.table.keys("deliver|"),
     }
 
 

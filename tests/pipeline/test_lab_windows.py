@@ -14,6 +14,7 @@ from shared.messages.queues import REQUESTS
 from shared.pipeline.intake import intake
 from shared.pipeline.status import request_status
 from shared.pipeline.windows import windows
+from shared.state.table import Conflict
 from tests.pipeline.fakes import Crash, Rig, device, device_id, rig
 
 EVENING = {"name": "lab-3", "cron": "0 18 * * *", "open_for": "PT2H", "ready_by": "PT13H", "group_tag": "LAB"}
@@ -86,6 +87,24 @@ async def test_it_opens_anew_the_next_day() -> None:
         await windows(world.parts, plan())
         world.clock.forward(days=1)
     assert sorted(opened(world)) == [f"window:lab-3:202611{day}T1800Z" for day in (21, 22, 23)]
+
+
+async def test_a_window_that_stays_open_for_longer_than_history_is_kept_opens_once() -> None:
+    world = at(18)
+    world.with_policy(retention="P30D")
+    year = plan(EVENING | {"cron": "0 18 21 11 *", "open_for": "P300D"})
+    for _ in range(40):
+        await windows(world.parts, year)
+        await world.forget()
+        world.clock.forward(days=1)
+    assert opened(world) == [OPENING]
+
+
+async def test_a_conflict_that_was_none_does_not_leave_it_shut() -> None:
+    world = at(18)
+    world.fail(1, took_effect=False, error=Conflict("0: nobody knows why"))
+    await windows(world.parts, plan())
+    assert opened(world) == [OPENING]
 
 
 @pytest.mark.parametrize("took_effect", [False, True])

@@ -36,6 +36,14 @@ async def test_every_notice_is_a_valid_cloud_event_in_json() -> None:
         assert datetime.fromisoformat(raw["time"]).utcoffset() is not None
         assert raw["time"][:19] == raw["data"]["at"][:19]
         assert raw["data"]["requestId"] == "R1"
+        assert ("sequence" in raw) == ("device" in raw["data"])
+
+
+async def test_notices_about_a_device_carry_the_order_in_which_they_happened() -> None:
+    world = await told_everything()
+    events = {f"{event.seq:06}": event for event in await world.history(1)}
+    (called,) = [one for one in world.told() if one["type"].endswith("device.attention")]
+    assert events[called["sequence"]].to_state == called["data"]["state"]
 
 
 async def test_a_notice_about_a_device_says_which_why_and_what_to_do() -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.domain.devices import AutopilotIdentity, DeviceFacts, DeviceReference, Finding, ReferenceKind
-from shared.domain.guardrails import Budget, Halt, Orders, tomorrow
+from shared.domain.guardrails import SPAN, Budget, Halt, Orders, Pace, tomorrow
 from shared.domain.policy import Policy
 from shared.domain.reasons import Code
 from shared.domain.request import ResetRequest
@@ -221,10 +221,10 @@ async def test_devices_of_other_requests_that_still_wait_take_their_share_of_the
 def test_orders_keep_to_the_pace_of_writes_behind_what_is_booked() -> None:
     devices = [device(number) for number in range(1, 61)]
     policy, booked = lenient(writes_per_window=40), START + timedelta(minutes=5)
-    made = plan(asked(*range(1, 61)), found(*devices), Situation(booked_until=booked), policy, START)
+    made = plan(asked(*range(1, 61)), found(*devices), Situation(pace=Pace(booked)), policy, START)
     starts = sorted({one.order_at for one in made.devices if one.order_at})
-    # 40 a window less a burst of 20: one batch of 20 every 20 seconds, the first one when the booking ends.
-    assert starts == [booked + timedelta(seconds=20 * number) for number in range(3)]
+    # The first batch of 20 when the booking ends, the others evenly behind it.
+    assert starts == [booked, booked + SPAN / 2, booked + SPAN]
 
 
 @pytest.mark.parametrize(("minutes", "verdict", "late"), [(90, "reset", False), (30, "reset", True)])

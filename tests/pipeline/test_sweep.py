@@ -2,18 +2,27 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
+from shared.domain.guardrails import Budget
+from shared.domain.ids import RequestId
 from shared.domain.reasons import Code
+from shared.domain.reset import Event, EventKind
 from shared.domain.states import State
+from shared.domain.windows import Windows
 from shared.messages.queues import DISPATCH, NOTICES
 from shared.pipeline.control import control
 from shared.pipeline.poll import poll
+from shared.pipeline.ports import Intune
 from shared.pipeline.sweep import sweep
 from shared.pipeline.sync import sync
-from tests.pipeline.fakes import Crash, Lost, Rig, device, device_id, rig
+from shared.pipeline.windows import windows
+from shared.state import rows
+from shared.state.rows import OutboxRecord
+from tests.pipeline.fakes import START, Crash, Lost, Rig, device, device_id, rig
 
 
 async def attention(world: Rig) -> list[str]:
@@ -104,6 +113,35 @@ async def test_somebody_is_called_only_after_a_last_look() -> None:
     assert await attention(world) == []
 
 
+async def test_a_minute_without_anything_to_do_costs_three_calls_to_the_table_and_none_to_graph() -> None:
+    world = rig(device(1), device(2, operating_system="iOS"))
+    await world.trigger(1, 2)
+    await world.turn_around(1)
+    await pass_by(world, 2)
+    assert await world.state(1) is State.READY
+
+    async def no_graph() -> Intune:
+        raise AssertionError("Graph was asked")
+
+    parts, before = replace(world.parts, intune=no_graph), world.faulty.calls
+    await windows(parts, Windows())
+    for timer in (poll, sync, sweep):
+        await timer(parts)
+    assert world.faulty.calls - before == 3
+
+
+def test_what_a_sweep_goes_by_lies_together_in_the_table() -> None:
+    event = Event(kind=EventKind.HALTED, at=START, who="test")
+    about, request = device_id(1), RequestId("R1")
+    wanted = [rows.HALT, rows.QUIET, rows.RETENTION, rows.due_key(START, about)]
+    wanted.append(rows.outbox_key(START, OutboxRecord("queue", "item")))
+    others = [rows.reset_key(about), rows.request_key(request), rows.part_key(request, 1), rows.event_key(event)]
+    others += [rows.closed_key(request, about), rows.ORDERS, rows.pace_key(Budget.READS), rows.approval_key(request)]
+    others += [rows.sent_key(START, [about]), rows.ended_key(START, about), rows.window_key(request)]
+    assert [key for key in others if min(wanted) <= key <= max(wanted)] == []
+    assert max(wanted) == rows.due_key(START, about), "so that the look ends with what is due now"
+
+
 async def test_what_was_committed_but_not_handed_out_goes_out_later_with_the_same_ids() -> None:
     world = rig(device(1, operating_system="iOS"), device(2))
     queues = world.queues
@@ -119,7 +157,7 @@ async def test_what_was_committed_but_not_handed_out_goes_out_later_with_the_sam
     queues.send = real  # type: ignore[method-assign]  # the fault is over
     promised = {
         json.loads(json.loads(str(row["doc"]))["item"])["id"]
-        for key, row in world.table.contents("outbox|").items()
+        for key, row in world.table.contents("deliver|").items()
         if "reset-notices" in key
     }
     assert promised
@@ -130,7 +168,7 @@ async def test_what_was_committed_but_not_handed_out_goes_out_later_with_the_sam
     assert promised <= {one["id"] for one in world.told()}
     assert world.told_types() == {"request.accepted": 1, "device.refused": 1}
     assert world.intune.wiped() == {device_id(2): 1}
-    assert world.table.keys("outbox|") == []
+    assert world.table.keys("deliver|") == []
 
 
 @pytest.mark.parametrize("took_effect", [False, True])

@@ -50,7 +50,7 @@ async def test_a_request_becomes_a_ready_device_and_every_step_is_in_its_history
     told = [json.loads(body) for body in world.queues.waiting(RESULTS)]
     assert [one["type"] for one in told] == ["io.turnaround.request.accepted", "io.turnaround.device.ready"]
     assert told[1]["data"]["evidence"] == dict(events[-1].evidence)
-    for left in ("reset|", "due|", "outbox|"):
+    for left in ("reset|", "due|", "deliver|"):
         assert world.table.keys(left) == []
 
 

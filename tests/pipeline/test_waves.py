@@ -87,7 +87,7 @@ async def stopped(world: Rig) -> list[str]:
 
 
 def nothing_is_left(world: Rig) -> None:
-    for first in ("due|", "reset|", "outbox|"):
+    for first in ("due|", "reset|", "deliver|"):
         assert world.table.keys(first) == []
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.host import config, routes
-from sandbox.host.config import HostError
+from sandbox.host.declared import HostError, resolve
 from sandbox.host.queues import Backoff, decode
 from sandbox.host.worker import Function, select
 
@@ -65,7 +65,7 @@ def test_settings_go_over_the_environment(tmp_path: Path, monkeypatch: pytest.Mo
     file = tmp_path / "s.json"
     file.write_text('{"IsEncrypted": false, "Values": {"SAME": "new"}}')
     config.load_settings(file)
-    assert config.resolve("%SAME%", os.environ, "it") == "new"
+    assert resolve("%SAME%", os.environ, "it") == "new"
 
 
 @pytest.mark.parametrize(

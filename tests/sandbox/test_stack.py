@@ -13,7 +13,7 @@ from sandbox.scenario import Scenario
 from shared.domain.policy import Policy
 from shared.domain.timing import open_occurrences
 from shared.domain.windows import Windows
-from shared.settings import Settings
+from shared.settings import load
 
 START = datetime(2026, 5, 1, 21, 59, 50, tzinfo=UTC)
 
@@ -29,8 +29,8 @@ def test_the_apps_policy_runs_at_the_scenarios_speed(tmp_path: Path, monkeypatch
     values = stack.app_settings(scenario(tmp_path, text), "connection", "http://127.0.0.1:1", tmp_path / "windows.toml")
     for name, value in values.items():
         monkeypatch.setenv(name, value)
-    policy = Settings().policy
-    assert Settings().policy_file is None, "what the organisation's own policy says is no part of a scenario"
+    policy = load().policy
+    assert load().policy_file is None, "what the organisation's own policy says is no part of a scenario"
     assert policy.sync_grace == timedelta(seconds=2)
     assert policy.min_reset_duration == Policy().min_reset_duration / 60
     assert (policy.sync_attempts, policy.resets_per_day) == (2, Policy().resets_per_day)

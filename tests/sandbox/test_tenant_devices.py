@@ -256,6 +256,14 @@ def test_a_sync_request_brings_an_online_device_in_soon() -> None:
     assert (device.intune.actions[-1].name, device.intune.actions[-1].state) == ("syncDevice", "done")
 
 
+def test_a_device_that_hears_of_a_wipe_comes_for_it_by_itself_and_others_do_not() -> None:
+    for reacts, came in ((True, Activity.RESETTING), (False, Activity.AWAKE)):
+        fleet, device = make(first_check_in="PT4H", reacts_to_orders=reacts)
+        fleet.wipe(device, RESET, START)
+        fleet.advance(at(2))
+        assert device.activity is came
+
+
 def test_a_sync_request_to_a_device_that_is_off_is_lost() -> None:
     fleet, device = make(first_check_in="PT3H", off_from="PT0S", off_until="PT1H")
     fleet.request_sync(device, START)

@@ -610,6 +610,28 @@ def test_reads_are_stale_for_a_while_after_a_write() -> None:
     assert one(c)["managementState"] == "wipePending"
 
 
+def test_lists_may_be_older_than_single_reads() -> None:
+    c = client(stale_lists="PT5M")
+    device = c.device()
+    c.wipe(device)
+    c.wait(4)
+
+    def listed() -> object:
+        return next(row for row in c.value(DEVICES) if row["id"] == ident(device))["managementState"]
+
+    assert (one(c)["managementState"], listed()) == ("wipePending", "managed")
+    c.wait(1)
+    assert listed() == "wipePending"
+
+
+def test_lists_may_hide_who_uses_a_device_and_how_its_wipe_stands() -> None:
+    c = client(list_hides=True)
+    listed, alone = c.value(DEVICES)[0], one(c)
+    assert (listed["userId"], listed["userPrincipalName"], listed["managementState"]) == ("", "", None)
+    assert alone["userId"]
+    assert alone["managementState"] == "managed"
+
+
 def test_members_beyond_the_published_ones_appear() -> None:
     shown = {d["deviceEnrollmentType"] for d in client().value(DEVICES)}
     assert shown == {"windowsAzureADJoin", "windowsAutoEnrollment", "azureAdJoinUsingAzureVmExtension"}

@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from sandbox.host.config import HostError
+from sandbox.host.declared import HostError
 from sandbox.host.protos import TypedData
 from sandbox.host.timers import NEVER, Status, TimerListener
 from sandbox.host.worker import Function, Outcome, Worker

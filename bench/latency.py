@@ -81,8 +81,7 @@ async def _measure(started: Stack, folder: Path, requests: int, followed: int) -
         await _send(started, sender, requests)
         ids = list(sender.sent)[:followed]
         progress(f"all sent; the first {followed} are followed until they are ready")
-        everyone = lambda: all(sender.ready(one) for one in ids)  # noqa: E731
-        await local.until(everyone, started, PATIENCE, "every device's notice")
+        await local.until(lambda: all(map(sender.ready, ids)), started, PATIENCE, "every device's notice")
         events, invoked = await local.history(started), local.invocations(folder)
     truth = {str(device["intune_id"]): device for device in local.truth(started)}
     ways = [_way(one, at, events, invoked, truth) for one, at in sender.sent.items()]
@@ -90,12 +89,13 @@ async def _measure(started: Stack, folder: Path, requests: int, followed: int) -
         _row(name, [(getattr(way, to) - getattr(way, start)).total_seconds() for way in ways])
         for name, start, to in STEPS
     ]
-    proofs = [_proof(one, events, truth, sender) for one in ids]
+    proofs = [_proof(one, events, invoked, truth, sender) for one in ids]
     for number, name in enumerate(
         (
             "check-in that completes the proof to its notice",
-            "· to the commit: a poll, a close look",
-            "· from there to its arrival on `reset-results`",
+            "· waits for a timer",
+            "· close look, proof weighed, committed",
+            "· handed on, waits on `reset-notices`, delivered",
             "first check-in after the reset to its notice",
         )
     ):
@@ -151,8 +151,12 @@ def _within(name: str, at: datetime, invoked: Sequence[Invocation]) -> datetime:
 
 
 def _proof(
-    request: str, events: Sequence[Event], truth: dict[str, dict[str, object]], sender: Sender
-) -> tuple[timedelta, timedelta, timedelta, timedelta]:
+    request: str,
+    events: Sequence[Event],
+    invoked: Sequence[Invocation],
+    truth: dict[str, dict[str, object]],
+    sender: Sender,
+) -> Sequence[timedelta]:
     (ready,) = [event for event in events if event.request == request and event.to_state is State.READY]
     told = sender.ready(request)
     really = truth[str(ready.device)]
@@ -162,7 +166,8 @@ def _proof(
     # The second check-in completes the proof; it must be the one that was seen, not a later one.
     if told is None or not timedelta(0) < completing - first < AGAIN / SPEED + timedelta(seconds=1):
         raise UnsoundError(f"{request}: returned at {first}, proven by the check-in at {completing}, told at {told}")
-    return told - completing, ready.at - completing, told - ready.at, told - first
+    looked = _within(ready.who, ready.at, invoked)
+    return told - completing, looked - completing, ready.at - looked, told - ready.at, told - first
 
 
 def _row(name: str, seconds: Sequence[float]) -> tuple[Cell, ...]:

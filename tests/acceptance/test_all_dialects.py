@@ -29,7 +29,7 @@ from sandbox.virtual.world import START
 from shared.domain.states import State
 
 SCENARIO: Json = {
-    "scenario": {"name": "dialects", "speed": 180, "time_limit": "PT4H"},
+    "scenario": {"name": "dialects", "speed": 150, "time_limit": "PT4H"},
     "policy": {
         "settling_for": "PT12M",
         "usual_reset_duration": "PT1H",
@@ -47,7 +47,7 @@ A_REQUEST = 15
 """Devices of one request."""
 PROMPT: Json = {
     "check_in_every": "PT8M",
-    "reset_duration": "PT35M",
+    "reset_duration": "PT50M",
     "new_enrolment": [["PT6H", "PT3M"]],  # whenever it is seen to be back, it is seen again soon after
 }
 TOLD: Json = {**PROMPT, "first_check_in": "PT48H"}
@@ -160,6 +160,7 @@ def falsely_told(turn: Turn, row: Row) -> str | None:
     return None
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", TENANTS)
 def test_s17_every_device_ends_as_it_must_in_every_dialect(name: str, tmp_path: Path) -> None:
     tenant = TENANTS[name]

@@ -243,7 +243,7 @@ def test_up_takes_requests_by_http_until_it_is_ended(turnaround: Callable[..., C
     run.until(lambda _: bool(status()["ended"]))
     assert status()["counts"] == {"ready": 1}
     queued = json.loads(said_by(environment, "status", "QUEUED", "--json"))
-    assert queued["counts"] in ({"ready": 1}, {"resetting": 1})
+    assert list(queued["counts"]) in (["triggered"], ["resetting"], ["settling"], ["ready"]), "it is under way, or done"
     history = said_by(environment, "history", queued["devices"][0]["intune_id"])
     assert "The order to reset it goes to Intune, client-request-id" in history
     run.process.send_signal(signal.SIGINT if os.name != "nt" else signal.SIGTERM)

@@ -94,14 +94,14 @@ def weigh(reset: Reset, sighting: Sighting, policy: Policy) -> Proof:
         proof = replace(proof, last_sync=last_sync)
     elif last_sync < proof.last_sync.replace(microsecond=0):  # records of older versions have fractions
         return proof  # a stale read: what else it shows is of that time too
-    if not sighting.listed:
-        proof = replace(proof, looked_to=proof.last_sync)
 
     action = our_action(reset, sighting)
     taken_at = proof.taken_at
     if taken_at is None:
         taken_at = min(_taken_bounds(reset, sighting, action), default=None)
         proof = replace(proof, taken_at=taken_at)
+    if not sighting.listed and (taken_at is not None or sighting.seen_at >= last_sync + policy.reconcile_after):
+        proof = replace(proof, looked_to=proof.last_sync)  # else Graph may yet show that it took the order then
     if taken_at is None:
         return proof
 
@@ -276,5 +276,5 @@ def _said(reset: Reset, sighting: Sighting, action: ActionResult | None) -> bool
     if sighting.last_sync is None:
         return False
     if action is not None and action.started_at is not None and action.state in (ActionState.ACTIVE, ActionState.DONE):
-        return sighting.last_sync >= action.started_at
+        return sighting.last_sync >= action.started_at.replace(microsecond=0)  # as check-ins are cut
     return management_state_moved_to(reset, sighting, STATE_TAKEN)

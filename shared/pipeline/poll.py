@@ -80,12 +80,14 @@ async def _handle(parts: Parts, listed: Iterable[Sighting]) -> list[datetime]:
         known = {device: stored[device] for device in devices}
         await advance(parts, {device: [newest[device]] for device in devices}, WHO, known=known)
     unread: list[datetime] = []
+    behind: list[ManagedDeviceId] = []
     for devices in batched(close, BATCH, strict=False):
         sightings = await (await parts.intune()).look(devices)
         seen = {device: [newest[device], *([sightings[device]] if device in sightings else [])] for device in devices}
         await advance(parts, seen, WHO, known={device: stored[device] for device in devices})
         unread += [_checked_in(newest[device]) for device in devices if device not in sightings]
-    handled = {device: (_shown(seen), seen.seen_at) for device, seen in newest.items() if device not in close}
+        behind += [one for one in devices if _checked_in(sightings.get(one)) < _checked_in(newest[one])]
+    handled = {device: (_shown(seen), seen.seen_at) for device, seen in newest.items() if device not in behind}
     parts.handled.update(handled)
     return unread
 
@@ -103,5 +105,5 @@ def _shown(sighting: Sighting) -> Shown:
     return sighting.last_sync, sighting.management_state, sighting.primary_user
 
 
-def _checked_in(listed: Sighting) -> datetime:
-    return listed.last_sync or datetime.min.replace(tzinfo=UTC)
+def _checked_in(sighting: Sighting | None) -> datetime:
+    return (sighting and sighting.last_sync) or datetime.min.replace(tzinfo=UTC)

@@ -131,6 +131,11 @@ def test_a_check_in_that_shows_the_action_under_way_takes_it_even_at_once(state:
     assert taken(triggered().reset, shown(action(state), synced=-120)) is None, "no check-in since the order"
 
 
+def test_an_action_that_began_in_the_second_of_a_check_in_that_was_cut_was_taken_at_it() -> None:
+    assert taken(triggered().reset, shown(action(ACTIVE, started=0.5 + 0.4 / 60), synced=0.5)) == 0.5
+    assert taken(triggered().reset, shown(action(ACTIVE, started=0.5 + 1.4 / 60), synced=0.5)) is None
+
+
 def test_a_wipe_that_was_issued_was_taken() -> None:
     assert taken(triggered().reset, shown(management_state="wipeIssued", synced=0.5)) == 0.5
     assert taken(triggered().reset, shown(management_state="wipePending", synced=0.5)) is None

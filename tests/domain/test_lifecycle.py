@@ -1111,11 +1111,16 @@ def test_a_failure_that_a_list_shows_is_looked_into() -> None:
 
 def test_a_check_in_too_soon_after_the_order_is_looked_into_and_one_before_it_is_no_news() -> None:
     assert triggered().listed(1, 0.5).effects == {Effect.LOOK}
-    assert triggered().seen(1, 0.5, USER, PENDING).listed(1.5, 0.5).effects == frozenset()
     told = triggered()
     before = told.reset
     assert told.listed(1, -5).reset == before
     assert told.effects == frozenset()
+
+
+def test_a_check_in_that_may_have_taken_the_order_is_looked_into_until_graph_has_had_time_to_show_it() -> None:
+    told = triggered().listed(1, 0.5).seen(1, 0.5, USER, PENDING)
+    assert told.listed(9, 0.5).effects == {Effect.LOOK}
+    assert told.seen(11, 0.5, USER, PENDING).listed(12, 0.5).effects == frozenset()
 
 
 @pytest.mark.parametrize("name", ["sending", "not checked in", "send unknown", "carried out by administrators"])

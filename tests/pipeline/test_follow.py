@@ -309,6 +309,20 @@ async def test_a_check_in_too_soon_after_the_order_to_say_who_took_it_is_looked_
     assert world.intune.calls["look"] == 1
 
 
+async def test_a_taking_that_graph_shows_only_minutes_later_is_found_without_another_check_in() -> None:
+    world = await triggered(1)
+    world.clock.forward(seconds=30)
+    world.intune.check_in(device_id(1), ActionState.PENDING)
+    await poll(world.parts)
+    shown = world.intune.devices[device_id(1)].actions
+    shown[-1] = replace(shown[-1], state=ActionState.ACTIVE)
+    for _ in range(14):
+        await poll(world.parts)
+        world.clock.forward(minutes=1)
+    assert world.intune.calls["look"] == 2, "one at once, and one when Graph has had the time"
+    assert await world.state(1) is State.RESETTING
+
+
 async def test_a_check_in_from_before_the_order_changes_nothing_and_costs_nothing() -> None:
     world = rig(device(1))
     world.clock.forward(minutes=30)

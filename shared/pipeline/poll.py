@@ -41,7 +41,8 @@ async def poll(parts: Parts) -> None:
 async def _look_since(parts: Parts, watermark: datetime) -> datetime:
     """Handle all check-ins from a little before the watermark on, so that lists have time to show them, and what is
     still so late; up to when all are handled."""
-    newest = watermark
+    # Where nobody checks in any more, the span must not grow.
+    newest = max(watermark, parts.clock() - parts.policy.lists_lag - parts.policy.clock_tolerance)
     unread: list[datetime] = []
     batch: list[Sighting] = []
     async for listed in (await parts.intune()).changed_since(watermark - parts.policy.listed_for):

@@ -336,6 +336,16 @@ async def test_a_check_in_from_before_the_order_changes_nothing_and_costs_nothin
     assert world.intune.calls["look"] == 0
 
 
+async def test_the_span_that_polls_look_at_does_not_grow_while_nobody_checks_in() -> None:
+    world = await triggered(1)
+    for _ in range(12):
+        world.clock.forward(minutes=10)
+        await poll(world.parts)
+    watermark = await world.store.watermark()
+    assert watermark is not None
+    assert world.clock.now - watermark <= timedelta(minutes=20)
+
+
 async def test_the_watermark_follows_the_newest_check_in_once_all_are_handled() -> None:
     world = await triggered(1)
     world.clock.forward(minutes=2)

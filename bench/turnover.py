@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from bench.measure import Cell, Table, UnsoundError
 from bench.plot import svg
-from bench.virtual import COMES, FULL_BUDGET, WAITS, Course, Played, bound, play
+from bench.virtual import COMES, WAITS, Course, Played, bound, play
 from shared.domain.states import State
 
 SIZES = (100, 1_000, 10_000)
@@ -22,16 +22,20 @@ MIX: tuple[tuple[float, Mapping[str, object]], ...] = (
 """Half come by themselves, a third need a forced sync; some are off at first, for days, or for good; some fail."""
 
 
+COLUMNS = (
+    *("Devices", "ready", "hours", "bound, hours", "writes: ratio to the bound", "429s", "Graph calls a device"),
+    *("HTTP requests a device", "transactions a device", "table reads a device", "queue operations a device"),
+    *("bytes a device", "storage operations of 10,000 devices, dollars", "CPU us a device"),
+)
+TABLE_PRICE, QUEUE_PRICE = 0.00036e-4, 0.004e-4
+"""Dollars for one operation: list prices of general-purpose v2 storage (azure.microsoft.com/pricing)."""
+
+
 def run() -> Table:
     """Each size with half of the devices in need of a forced sync, and the largest but one with a realistic mix."""
     rows = [_row(f"{size:,}", play(Course(size))) for size in SIZES]
     rows.append(_row("10,000, mixed", play(Course(10_000, MIX, days=3))))
-    columns = (
-        *("Devices", "ready", "hours", "bound, hours", "writes: ratio to the bound", "429s", "Graph calls a device"),
-        *("HTTP requests a device", "transactions a device", "table reads a device", "queue operations a device"),
-        *("bytes a device", "CPU us a device"),
-    )
-    return Table(columns, tuple(rows))
+    return Table(COLUMNS, tuple(rows))
 
 
 def _row(name: str, played: Played) -> tuple[Cell, ...]:
@@ -39,6 +43,8 @@ def _row(name: str, played: Played) -> tuple[Cell, ...]:
         raise UnsoundError(f"{played.false_ready} devices were called ready that were not")
     least = bound(played.writes)
     devices = played.devices
+    writes, reads = played.storage["table commit"], played.storage["table get"] + played.storage["table scan"]
+    sends = sum(number for kind, number in played.storage.items() if kind.startswith("queue"))
     return (
         name,
         played.ends[State.READY],
@@ -48,10 +54,11 @@ def _row(name: str, played: Played) -> tuple[Cell, ...]:
         played.throttled,
         sum(played.graph.values()) / devices,
         played.http / devices,
-        played.storage["table commit"] / devices,
-        (played.storage["table get"] + played.storage["table scan"]) / devices,
-        sum(number for kind, number in played.storage.items() if kind.startswith("queue")) / devices,
+        writes / devices,
+        reads / devices,
+        sends / devices,
         played.row_bytes,
+        10_000 * ((writes + reads) * TABLE_PRICE + sends * QUEUE_PRICE) / devices,
         (played.cpu - played.tenant_cpu) / devices * 1e6,
     )
 
@@ -68,9 +75,9 @@ def picture(table: Table) -> str:
 
 
 def main(devices: int) -> None:
-    played = play(Course(devices, policy=FULL_BUDGET))
-    print(Table(("Devices",), ((devices,),)).markdown())
-    print(played.ends, played.graph, played.storage, played.conflicts)
+    played = play(Course(devices))
+    print(Table(COLUMNS, (_row(f"{devices:,}", played),)).markdown())
+    print(dict(played.ends), dict(played.graph), dict(played.storage), dict(played.conflicts))
 
 
 if __name__ == "__main__":

@@ -136,10 +136,13 @@ async def intune() -> "Intune":
     Raises EndpointError or CredentialError where the settings allow no connection.
     """
     if not _connected:
+        from shared.domain.guardrails import Budget
         from shared.graph.gateway import GraphIntune
-        from shared.pipeline.pace import Paced
+        from shared.pipeline.pace import Paced, await_turn
 
-        connected = await GraphIntune.create(*_graph_access())
+        connected = await GraphIntune.create(
+            *_graph_access(), turn=lambda calls: await_turn(parts(), calls, Budget.READS)
+        )
         if not _connected:
             _connected.append(Paced(connected, parts()))
     return _connected[0]

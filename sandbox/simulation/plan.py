@@ -238,6 +238,8 @@ class _Hard:
     policy: Json = field(default_factory=dict)
     devices: int = 4
     reenrol: float = 0.0
+    again: bool = False
+    """Once they were reset, all of them are enrolled anew and asked for again."""
 
 
 _HARD: Sequence[_Hard] = (
@@ -256,6 +258,8 @@ _HARD: Sequence[_Hard] = (
     ),
     # A device that was never reset is enrolled anew, and an empty record answers for the old one.
     _Hard({"first_check_in": "PT4M", "failure": "silent_failure"}, {"deleted_record_stub": True}, reenrol=0.5),
+    # Devices that were reset as often as they may be come back under other Intune ids.
+    _Hard({"first_check_in": "PT4M"}, {}, {"resets_per_device": 1}, again=True),
     # So many devices at once that their orders alone pass what Graph bears.
     _Hard({"first_check_in": "PT4M"}, {"write_limit": 21}, {"writes_per_window": 21}, devices=50),
 )
@@ -270,8 +274,17 @@ def _hard(seed: int, chance: Random) -> Plan:
     quirks = {**_quirks(chance), **quiet, "multi_admin_approval": "off", **hard.quirks}
     user = {"primary_user": "student{n}@contoso.example"}
     scenario = _together(hard.devices, {**user, **hard.way}, quirks, {"attention_for": "PT3H", **hard.policy})
-    reactions = Reactions(reenrol=hard.reenrol)
-    return Plan(seed=seed, scenario=scenario, calm_at=timedelta(hours=3), reactions=reactions, clocks=_clocks(chance))
+    acts = [Act(timedelta(hours=3), Deed.REENROL, number) for number in range(hard.devices)] if hard.again else []
+    again = json.dumps(_body("R2", [{"groupTag": TAGS[0]}]))
+    return Plan(
+        seed=seed,
+        scenario=scenario,
+        acts=acts,
+        extra=[(timedelta(hours=4), again)] if hard.again else [],
+        calm_at=timedelta(hours=5 if hard.again else 3),
+        reactions=Reactions(reenrol=hard.reenrol),
+        clocks=_clocks(chance),
+    )
 
 
 _BARRED: dict[str, Json] = {

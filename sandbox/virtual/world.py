@@ -25,6 +25,7 @@ from sandbox.verdict import Observed, Sent, Told
 from sandbox.virtual.functions import POISON, Instance, host_options, schedules
 from sandbox.virtual.graph import TenantTransport
 from sandbox.virtual.storage import VirtualQueues, VirtualTable
+from shared.domain.guardrails import Budget
 from shared.domain.ids import ManagedDeviceId, RequestId
 from shared.domain.policy import Policy
 from shared.domain.request import RESULTS_QUEUE, ResetRequest, parse
@@ -36,7 +37,7 @@ from shared.graph.credential import StaticTokenCredential
 from shared.graph.endpoint import GraphEndpoint
 from shared.graph.gateway import GraphIntune, Patience
 from shared.messages.queues import CONTROL, REQUESTS, TRIGGERING, Queues
-from shared.pipeline.pace import Paced
+from shared.pipeline.pace import Paced, await_turn
 from shared.pipeline.parts import Parts
 from shared.pipeline.ports import Intune
 from shared.pipeline.status import RequestStatus, request_status
@@ -326,6 +327,7 @@ def parts_of(
                 transport=transport,
                 now=clock,
                 patience=Patience(jitter=chance.random),
+                turn=lambda calls: await_turn(parts, calls, Budget.READS),
             )
             connected.append(Paced(gateway, parts))
         return connected[0]

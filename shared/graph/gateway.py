@@ -101,6 +101,10 @@ class Patience:
         return max(wanted, backoff) + backoff * 0.5 * self.jitter()
 
 
+async def _at_once(_calls: int) -> None:
+    """Nobody else reads from this tenant."""
+
+
 _PASSING = (GraphThrottled, GraphUnavailable)
 """After these a read may be asked again."""
 
@@ -116,6 +120,7 @@ class GraphIntune:
         now: Callable[[], datetime],
         patience: Patience,
         timeout: timedelta,
+        turn: Callable[[int], Awaitable[None]] = _at_once,
     ) -> None:
         self.calls: Counter[str] = Counter()
         """Calls so far: `http` counts requests on the wire, the others what they held, by path template."""
@@ -124,6 +129,7 @@ class GraphIntune:
         self._now = now
         self._patience = patience
         self._timeout = timeout.total_seconds()
+        self._turn = turn
         self._slots = asyncio.Semaphore(_AT_ONCE)
 
     @classmethod
@@ -136,10 +142,13 @@ class GraphIntune:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         patience: Patience | None = None,
         timeout: timedelta = timedelta(seconds=120),  # noqa: ASYNC109 - a limit for each later call, not for this one
+        turn: Callable[[int], Awaitable[None]] = _at_once,
     ) -> Self:
         """Connect to Graph; no call is made yet. The caller keeps and closes the credential.
 
-        `transport` replaces the network in tests and recordings. This imports msgraph-sdk, hence not at import time.
+        `transport` replaces the network in tests and recordings. `turn` is awaited before every read, with the number
+        of calls that Graph will count; orders are the caller's own to pace. This imports msgraph-sdk, hence not at
+        import time.
         Raises EndpointError where the environment names a proxy or certificates that cannot be used.
         """
         from shared.graph.sdk import Sdk
@@ -147,7 +156,7 @@ class GraphIntune:
         logging.getLogger("httpx").addFilter(_NO_FULL_URLS)
         network = transport if transport is not None else transport_for(endpoint)
         sdk = Sdk(endpoint, credential, network)
-        return cls(sdk, network, now=now, patience=patience or Patience(), timeout=timeout)
+        return cls(sdk, network, now=now, patience=patience or Patience(), timeout=timeout, turn=turn)
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -589,6 +598,7 @@ class GraphIntune:
         self, build: Callable[[], Awaitable[httpx.Request]], template: str, holds: "Sequence[Call]"
     ) -> Reply | GraphError:
         """Send one read, once."""
+        await self._turn(len(holds))
         async with self._slots:
             try:
                 async with asyncio.timeout(self._timeout):

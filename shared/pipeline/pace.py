@@ -1,10 +1,10 @@
 """Stay within what Graph bears, together with all other instances: calls are booked ahead on a row of the state table.
 
-Writes are booked by the stages themselves, before they commit what they are about to send; reads by `Paced`, around the
-gateway. Whoever is throttled all the same (429) pushes the booking on, and so slows every instance down.
+Writes are booked by the stages themselves, before they commit what they are about to send; reads by the gateway, before
+each goes. Whoever is throttled all the same (429) pushes the booking on, and so slows every instance down: see `Paced`.
 """
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -14,19 +14,10 @@ from shared.domain.ids import ManagedDeviceId
 from shared.domain.lifecycle import RETRY_THROTTLED
 from shared.domain.orders import AdminDecision, Answer, AnswerKind, Order
 from shared.pipeline.parts import Parts
-from shared.pipeline.ports import GraphThrottled, GraphUnavailable, Intune
+from shared.pipeline.ports import GraphError, GraphThrottled, GraphUnavailable, Intune
 from shared.state import rows
 from shared.state.rows import Stored
 from shared.state.table import Conflict
-
-RECORDS = 3
-"""Reads that one device's facts cost when it is asked for singly."""
-SINGLY = 100
-"""More devices than this are looked up by lists, whose pages cost less than this many single reads."""
-PAGE = 1000
-"""Devices on one page of a list."""
-GROUPS = 20
-"""Groups of which one call tells whether they hold a device, or a user."""
 
 
 async def await_turn(parts: Parts, calls: int, budget: Budget = Budget.WRITES) -> None:
@@ -72,58 +63,46 @@ async def slow_down(parts: Parts, wait: timedelta, budget: Budget) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Paced:
-    """Microsoft Graph (`Intune`), its reads booked ahead, and everybody slowed down where it throttles."""
+    """Microsoft Graph (`Intune`) that slows everybody down where it throttles."""
 
     graph: Intune
     parts: Parts
 
     async def find(self, references: Sequence[DeviceReference]) -> Mapping[DeviceReference, Finding]:
-        async with self._reads(RECORDS * min(len(references), SINGLY)):
-            return await self.graph.find(references)
+        return await self._read(self.graph.find(references))
 
     async def facts(self, devices: Sequence[ManagedDeviceId]) -> Mapping[ManagedDeviceId, DeviceFacts | None]:
-        async with self._reads(RECORDS * len(devices)):
-            return await self.graph.facts(devices)
+        return await self._read(self.graph.facts(devices))
 
     async def managed(self, devices: Sequence[ManagedDeviceId]) -> Mapping[ManagedDeviceId, ManagedDevice | None]:
-        async with self._reads(len(devices)):
-            return await self.graph.managed(devices)
+        return await self._read(self.graph.managed(devices))
 
     async def memberships(
         self, devices: Sequence[DeviceFacts], groups: frozenset[str]
     ) -> Mapping[ManagedDeviceId, frozenset[str]]:
-        if not devices or not groups:
-            return await self.graph.memberships(devices, groups)  # nothing is asked
-        users = {facts.managed.primary_user for facts in devices}
-        async with self._reads(len(groups) + (len(devices) + len(users)) * -(-len(groups) // GROUPS)):
-            return await self.graph.memberships(devices, groups)
+        return await self._read(self.graph.memberships(devices, groups))
 
     async def fleet_size(self) -> int:
-        async with self._reads(1):
-            return await self.graph.fleet_size()
+        return await self._read(self.graph.fleet_size())
 
     async def look(self, devices: Sequence[ManagedDeviceId]) -> Mapping[ManagedDeviceId, Sighting]:
-        async with self._reads(len(devices)):
-            return await self.graph.look(devices)
+        return await self._read(self.graph.look(devices))
 
     async def audited_resets(
         self, devices: Sequence[ManagedDeviceId], since: datetime
     ) -> Mapping[ManagedDeviceId, Sequence[AuditedAction]]:
-        async with self._reads(RECORDS):
-            return await self.graph.audited_resets(devices, since)
+        return await self._read(self.graph.audited_resets(devices, since))
 
     async def admin_decisions(self, codes: Sequence[str]) -> Mapping[str, AdminDecision]:
-        async with self._reads(1 + len(codes)):
-            return await self.graph.admin_decisions(codes)
+        return await self._read(self.graph.admin_decisions(codes))
 
     async def changed_since(self, since: datetime) -> AsyncIterator[Sighting]:
-        count = 0
-        async with self._reads(1):
+        try:
             async for sighting in self.graph.changed_since(since):
                 yield sighting
-                count += 1
-                if count % PAGE == 0:
-                    await await_turn(self.parts, 1, Budget.READS)
+        except GraphError as error:
+            await self._throttled(error)
+            raise
 
     async def reset(self, orders: Sequence[Order]) -> Mapping[ManagedDeviceId, Answer]:
         return await self._after(await self.graph.reset(orders))
@@ -134,31 +113,24 @@ class Paced:
     async def sync(self, orders: Sequence[Order]) -> Mapping[ManagedDeviceId, Answer]:
         return await self._after(await self.graph.sync(orders))
 
-    def _reads(self, calls: int) -> "_Reads":
-        return _Reads(self.parts, calls)
+    async def _read[T](self, read: Awaitable[T]) -> T:
+        try:
+            return await read
+        except GraphError as error:
+            await self._throttled(error)
+            raise
+
+    async def _throttled(self, error: GraphError) -> None:
+        if isinstance(error, GraphThrottled):
+            await slow_down(self.parts, error.retry_after or RETRY_THROTTLED, Budget.READS)
+        elif isinstance(error, GraphUnavailable) and error.retry_after is not None:
+            await slow_down(self.parts, error.retry_after, Budget.READS)
 
     async def _after(self, answers: Mapping[ManagedDeviceId, Answer]) -> Mapping[ManagedDeviceId, Answer]:
         wait = _longest(filter(_slows_all, answers.values()))
         if wait is not None:
             await slow_down(self.parts, wait, Budget.WRITES)
         return answers
-
-
-@dataclass(frozen=True, slots=True)
-class _Reads:
-    """Reads that wait for their turn, and slow everybody down where Graph throttles them."""
-
-    parts: Parts
-    calls: int
-
-    async def __aenter__(self) -> None:
-        await await_turn(self.parts, self.calls, Budget.READS)
-
-    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
-        if isinstance(error, GraphThrottled):
-            await slow_down(self.parts, error.retry_after or RETRY_THROTTLED, Budget.READS)
-        elif isinstance(error, GraphUnavailable) and error.retry_after is not None:
-            await slow_down(self.parts, error.retry_after, Budget.READS)
 
 
 def _slows_all(answer: Answer) -> bool:

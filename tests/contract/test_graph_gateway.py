@@ -1022,6 +1022,25 @@ async def test_many_references_are_found_in_lists_and_what_lists_leave_out_is_as
     assert len(asked) == 6  # the three that the lists left out, and the last, by both collections, whose absence counts
 
 
+async def test_every_read_waits_for_a_turn_of_as_many_calls_as_graph_counts() -> None:
+    graph = FakeGraph(200)
+    graph.page = 60
+    graph.hidden = {graph.devices[0]["id"], graph.identities[1]["id"], graph.entra[2]["id"]}
+    turns: list[int] = []
+
+    async def turn(calls: int) -> None:
+        assert len(graph.requests) <= len(turns), "what waits for its turn is not sent yet"
+        turns.append(calls)
+        await asyncio.sleep(0)
+
+    async with await connect(graph, turn=turn) as intune:
+        await intune.find([serial(f"SN{n:05}") for n in range(1, 202)])
+        assert [found async for found in intune.changed_since(NOW - timedelta(days=9000))]
+    alone = [request for request in graph.requests if not request.url.path.endswith("/$batch")]
+    assert len(graph.requests) == len(turns)
+    assert sum(turns) == len(alone) + len(graph.items)
+
+
 async def test_names_are_asked_for_even_when_lists_are_at_hand() -> None:
     graph = FakeGraph(120)
     graph.devices[1]["deviceName"] = "LAB-1"

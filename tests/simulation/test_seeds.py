@@ -14,7 +14,7 @@ from sandbox.simulation.plan import calm, draw
 from sandbox.simulation.trouble import Noted
 from shared.domain.states import State
 
-DAYS, CHUNK, SIZE = 90, 6, 6
+DAYS, CHUNK, SIZE = 200, 5, 6
 """Seeds that every run of the tests plays, how many at a time, and with how many devices at most."""
 
 FOUND = {

@@ -1,6 +1,7 @@
 """`python -m sandbox.simulation --first 1 --seeds 1000`: play days one after the other, and stop at none that fails."""
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
@@ -33,8 +34,8 @@ class Short:
 
 def one(seed: int, size: int) -> Short:
     """Play the day of this seed."""
-    logging.disable(logging.CRITICAL)  # a bad day has much to log
-    day = play(draw(seed, size))
+    with _silence():
+        day = play(draw(seed, size))
     about = day.faults[0][1] if day.faults else ""
     return Short(
         seed=seed,
@@ -45,6 +46,17 @@ def one(seed: int, size: int) -> Short:
         ends=Counter({state.value: count for state, count in day.ends.items()}),
         resets=day.resets,
     )
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """A bad day has much to log; whoever plays it may have something to say afterwards."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def told(day: Short, size: int) -> str:
@@ -105,11 +117,11 @@ def main() -> int:
 
 
 def _calm(devices: int) -> int:
-    logging.disable(logging.CRITICAL)
-    play(calm(0, 1))  # the SDK is slow to load
-    began = time.perf_counter()
-    day: Outcome = play(calm(1, devices))
-    took = time.perf_counter() - began
+    with _silence():
+        play(calm(0, 1))  # the SDK is slow to load
+        began = time.perf_counter()
+        day: Outcome = play(calm(1, devices))
+        took = time.perf_counter() - began
     print(f"{devices} devices in {took:.2f} s: {devices / took:.0f} turnarounds a second; {_counts(day.ends)}")
     for rule, about in day.faults[:10]:
         print(f"  {rule} {about}")

@@ -1,5 +1,6 @@
 """Days on which much goes wrong, drawn from seeds: what must hold, holds on each of them."""
 
+import logging
 import os
 import re
 import subprocess
@@ -30,6 +31,12 @@ FOUND = {
 def test_what_must_hold_holds_on_bad_days(first: int) -> None:
     failed = [told(day, SIZE) for seed in range(first, first + CHUNK) if (day := one(seed, SIZE)).faults]
     assert not failed, "\n\n".join(failed)
+
+
+def test_a_day_that_was_played_leaves_logs_as_they_were() -> None:
+    before = logging.root.manager.disable
+    one(1, 1)
+    assert logging.root.manager.disable == before
 
 
 @pytest.mark.parametrize("seed", FOUND)

@@ -4,10 +4,12 @@ import json
 import random
 import re
 import uuid
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from email.utils import format_datetime
+from itertools import accumulate
 from math import ceil
 from urllib.parse import unquote, urlencode
 
@@ -36,6 +38,7 @@ from sandbox.tenant.errors import (
 )
 from sandbox.tenant.groups import HIDDEN, Groups
 from sandbox.tenant.odata import (
+    Both,
     Either,
     Filter,
     Not,
@@ -219,10 +222,12 @@ class Tenant:
         self._entra = _indexed(fleet, "deviceId", lambda device: device.records.entra_device)
         self._entra_objects = _indexed(fleet, "id", lambda device: device.records.entra_device)
         self._identities = _indexed(fleet, "id", lambda device: device.records.autopilot_identity)
-        self._serials = [
-            (device, str((device.records.autopilot_identity or {}).get("serialNumber") or "").casefold())
+        serials = [
+            str((device.records.autopilot_identity or {}).get("serialNumber") or "").casefold()
             for device in fleet.devices
         ]
+        self._serials = "\n".join(serials) + "\n"
+        self._serial_starts = [0, *accumulate(len(serial) + 1 for serial in serials)][:-1]
         self._handlers: dict[str, Callable[[_Context], Answer]] = {
             "managed_devices": self._managed_devices,
             "managed_device": self._managed_device,
@@ -560,8 +565,18 @@ class Tenant:
         devices = None
         if isinstance(condition, Test):  # nearly always, of one device: the others need no closer look
             part = str(condition.values[0] or "").strip().casefold()
-            devices = [device for device, serial in self._serials if part in serial]
+            devices = self._with_serial(part)
         return self._page(context, query, path, shown, self.quirks.page_size, devices)
+
+    def _with_serial(self, part: str) -> Sequence[Device]:
+        """Devices whose serial number holds this."""
+        found: dict[int, None] = {}
+        at = self._serials.find(part)
+        while at >= 0:
+            number = bisect_right(self._serial_starts, at) - 1
+            found[number] = None
+            at = self._serials.find(part, at + 1)
+        return [self.fleet.devices[number] for number in found]
 
     def _autopilot_identity(self, context: _Context) -> Answer:
         known = self._autopilot_known(context.version)
@@ -661,8 +676,9 @@ class Tenant:
             return selected(records.entra_device(device, context.version) or {}, query.select)
 
         devices: Iterable[Device] = self.fleet.devices
-        if isinstance(condition, Test) and condition.property == "deviceId":  # the one filter that must be quick
-            wanted = dict.fromkeys(str(value).lower() for value in condition.values)
+        among = [] if condition is None or has(condition, Both) else list(tests(condition))
+        if among and all(test.property == "deviceId" for test in among):  # the one filter that must be quick
+            wanted = dict.fromkeys(str(value).lower() for test in among for value in test.values)
             devices = [device for value in wanted for device in self._entra.get(value, ())]
         if context.call.headers.get("consistencylevel", "").lower() != "eventual":
             query = Query(query.select, query.filter, query.top, query.start)  # $count needs the header

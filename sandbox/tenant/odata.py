@@ -205,8 +205,8 @@ def least(condition: Filter | None, name: str) -> datetime | None:
             return None
 
 
-def has(condition: Filter, kind: type[Either] | type[Not]) -> bool:
-    """Whether `or`, or `not`, occurs in a filter."""
+def has(condition: Filter, kind: type[Both] | type[Either] | type[Not]) -> bool:
+    """Whether `and`, `or` or `not` occurs in a filter."""
     if isinstance(condition, kind):
         return True
     match condition:

@@ -383,7 +383,7 @@ class Pace:
     """What is booked of a budget, by all instances together."""
 
     booked_until: datetime
-    """Nothing more starts before: what was booked goes evenly; or Graph asked for a pause."""
+    """Nothing more starts before: writes go evenly; or Graph asked for a pause."""
     booked: tuple[Booked, ...] = ()
     """What counts against the limit still, in order of time."""
 
@@ -391,8 +391,9 @@ class Pace:
 def reserve(pace: Pace | None, now: datetime, calls: int, budget: Budget, policy: Policy) -> tuple[datetime, Pace]:
     """Book calls ahead: when they may start, and what is booked then.
 
-    In every 20 seconds no more calls start than the policy allows, evenly where all of it is used; whoever books first
-    starts first. A booking above the limit takes as long as so many calls may take.
+    In every 20 seconds no more calls start than the policy allows; whoever books first starts first. Writes go evenly
+    where all of it is used; reads at once while there are any left, so that what is read right before a write is not
+    kept waiting by whoever reads much. A booking above the limit takes as long as so many calls may take.
     """
     limit = policy.writes_per_window if budget is Budget.WRITES else policy.reads_per_window
     start = max(now, pace.booked_until) if pace is not None else now
@@ -405,7 +406,8 @@ def reserve(pace: Pace | None, now: datetime, calls: int, budget: Budget, policy
     at = max(start, until - SPAN)
     at += (_EPOCH - at) % GRAIN
     together = counted.pop().calls if counted and counted[-1].at == at else 0
-    return start, Pace(until, (*counted, Booked(at, calls + together)))
+    booked_until = until if budget is Budget.WRITES else max(start, at)
+    return start, Pace(booked_until, (*counted, Booked(at, calls + together)))
 
 
 def pause(pace: Pace | None, now: datetime, wait: timedelta) -> Pace:

@@ -37,6 +37,8 @@ FLEET_ASKED_AGAIN = timedelta(minutes=10)
 """When Graph is asked again where it could not tell."""
 READ_AT_LEAST, READ_AT_MOST = timedelta(seconds=0.5), timedelta(seconds=3)
 """How long before its turn a device's facts are read again."""
+LATE = timedelta(seconds=0.3)
+"""Whoever comes later than this, since others read much, takes another turn: a full budget has no room for both."""
 GIVEN_BACK = 16
 """Devices whose answers, at most six rows each, fit one transaction with what is counted."""
 
@@ -81,6 +83,8 @@ async def _dispatch(parts: Parts, named: Sequence[ManagedDeviceId]) -> None:
     # After the wait, which may have been long: what is read now is what the orders go by.
     await until(parts, turn - READ_AT_MOST)
     fresh = await _fresh(parts, await _looked_at_again(parts, cleared))
+    if parts.clock() > turn + LATE:
+        turn = await book(parts, len(cleared), Budget.WRITES)
     await until(parts, turn)
     async with parts.sending:
         booked = await _commit_sending(parts, fresh)

@@ -944,10 +944,21 @@ def test_nothing_starts_before_a_pause_is_over(seconds: int, calls: int, budget:
 
 
 def test_reads_have_a_budget_of_their_own() -> None:
-    policy = POLICY.model_copy(update={"reads_per_window": 10 * POLICY.writes_per_window})
-    _, reads = reserve(None, NOON, 20, Budget.READS, policy)
-    _, writes = reserve(None, NOON, 20, Budget.WRITES, policy)
-    assert abs(10 * (reads.booked_until - NOON) - (writes.booked_until - NOON)) < GRAIN
+    policy = POLICY.model_copy(update={"reads_per_window": 100, "writes_per_window": 60})
+    fits = {Budget.READS: 5, Budget.WRITES: 3}
+    for budget, bookings in fits.items():
+        pace, start = None, NOON
+        for _ in range(bookings):
+            start, pace = reserve(pace, NOON, 20, budget, policy)
+        assert start < NOON + WINDOW
+        assert reserve(pace, NOON, 20, budget, policy)[0] >= NOON + WINDOW
+
+
+def test_reads_start_at_once_while_there_are_any_left_and_writes_go_evenly() -> None:
+    for budget in Budget:
+        _, pace = reserve(None, NOON, 20, budget, POLICY)
+        start, _ = reserve(pace, NOON, 20, budget, POLICY)
+        assert (start == NOON) is (budget is Budget.READS)
 
 
 def test_the_default_pace_is_below_what_intune_allows() -> None:

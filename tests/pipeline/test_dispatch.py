@@ -2,15 +2,15 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from shared.domain.devices import ActionState
-from shared.domain.guardrails import Halt
-from shared.domain.ids import EntraDeviceId, UserId
+from shared.domain.devices import ActionState, ManagedDevice
+from shared.domain.guardrails import Budget, Halt
+from shared.domain.ids import EntraDeviceId, ManagedDeviceId, UserId
 from shared.domain.orders import Answer, AnswerKind, Order
 from shared.domain.reasons import Code
 from shared.domain.reset import EventKind
@@ -227,6 +227,24 @@ async def test_writes_keep_the_pace_that_policy_allows_over_all_instances() -> N
     window = timedelta(seconds=20)
     most = max(sum(1 for at in sent if start <= at < start + window) for start in sent)
     assert most <= 180
+
+
+async def test_whoever_read_for_too_long_before_its_turn_takes_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for seconds, turns in ((0.1, 1), (5.0, 2)):
+        world = await cleared(1)
+
+        async def slowly(
+            devices: Sequence[ManagedDeviceId], world: Rig = world, seconds: float = seconds
+        ) -> Mapping[ManagedDeviceId, ManagedDevice | None]:
+            world.clock.forward(seconds=seconds)
+            return {device: world.intune.devices[device].facts.managed for device in devices}
+
+        monkeypatch.setattr(world.intune, "managed", slowly)
+        await dispatch(world.parts, message(1))
+        pace = await world.store.pace(Budget.WRITES)
+        assert pace is not None
+        assert sum(one.calls for one in pace.record.booked) == turns
+        assert world.intune.wiped() == {device_id(1): 1}
 
 
 # --- facts

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from sandbox.simulation.day import Outcome, play
-from sandbox.simulation.plan import calm, draw
+from sandbox.simulation.plan import Plan, calm, draw, rough
 
 SHOWN = 20
 """Days that failed whose stories are shown."""
@@ -87,11 +87,14 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="only this one")
     parser.add_argument("--stop", action="store_true", help="stop at the first day that fails")
     parser.add_argument("--calm", type=int, metavar="DEVICES", help="instead: one day without trouble, and its speed")
+    parser.add_argument("--rough", type=int, metavar="DEVICES", help="the same, with trouble")
     given = parser.parse_args()
     if given.seed is not None:
         given.first, given.seeds, given.processes = given.seed, 1, 1
-    if given.calm:
-        return _calm(given.calm)
+    if given.calm or given.rough:
+        return _large(
+            rough(given.first, given.rough) if given.rough else calm(1, given.calm), given.rough or given.calm
+        )
     began, shown, count = time.monotonic(), time.monotonic(), 0
     injected, ends, failed, resets, took = Counter[str](), Counter[str](), list[int](), 0, timedelta()
     for day in days(given.first, given.seeds, given.size, given.processes):
@@ -116,13 +119,14 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def _calm(devices: int) -> int:
+def _large(plan: Plan, devices: int) -> int:
     with _silence():
         play(calm(0, 1))  # the SDK is slow to load
         began = time.perf_counter()
-        day: Outcome = play(calm(1, devices))
+        day: Outcome = play(plan)
         took = time.perf_counter() - began
     print(f"{devices} devices in {took:.2f} s: {devices / took:.0f} turnarounds a second; {_counts(day.ends)}")
+    print(f"{sum(day.injected.values())} times trouble, {day.resets} resets were taken, {day.took} of virtual time")
     for rule, about in day.faults[:10]:
         print(f"  {rule} {about}")
     return 1 if day.faults else 0

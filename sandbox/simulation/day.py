@@ -24,6 +24,7 @@ from sandbox.simulation.plan import BOSS, DESK, GOOD, OTHER, Act, Deed, Plan
 from sandbox.simulation.rules import Rules
 from sandbox.simulation.story import BROKEN, told
 from sandbox.simulation.trouble import (
+    MOST_CALLS,
     Fate,
     Noted,
     StorageDownError,
@@ -257,6 +258,7 @@ class Day:
             die=lambda: self.kill(host),
             spawn=self._errand,
             note=partial(self._went_wrong, name),
+            most_calls=max(MOST_CALLS, 200 * len(self.tenant.fleet.devices)),
         )
         table = TroubledTable(
             self.table,

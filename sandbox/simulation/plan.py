@@ -14,7 +14,7 @@ from sandbox.tenant.calls import Fault, FaultKind
 from sandbox.tenant.devices import Json
 from sandbox.tenant.quirks import ACTION_NAMES, iso
 from sandbox.virtual.world import START
-from shared.domain.request import Part, ResetRequest, messages
+from shared.domain.request import MAX_DEVICES, Part, ResetRequest, messages
 from shared.domain.timing import Occurrence
 from shared.domain.windows import Windows
 
@@ -186,22 +186,38 @@ def draw(seed: int, size: int = 8) -> Plan:
 
 def calm(seed: int, devices: int) -> Plan:
     """A day on which nothing goes wrong: that many devices, in one request."""
-    scenario = _together(devices, {"first_check_in": "PT4M"}, {"daily_wipe_limit": 5000}, {})
+    many = max(5000, devices)
+    policy: Json = {"halt_burst_floor": many, "cleared_for": "PT12H"}
+    scenario = _together(devices, {"first_check_in": "PT4M"}, {"daily_wipe_limit": many}, policy)
     return Plan(seed=seed, scenario=scenario, calm_at=timedelta(), reactions=Reactions(0, 0, 0, 0, 0, 0))
 
 
+def rough(seed: int, devices: int) -> Plan:
+    """A turnover that nothing holds, in requests as large as may be, with trouble in its first two hours."""
+    rates = Rates(storage=0.01, graph=0.02, slow=0.005, death=0.0002, repeat=0.1, lease=0.1, skip=0.1)
+    clocks = _clocks(Random(f"rough/{seed}"))
+    return replace(calm(seed, devices), rates=rates, calm_at=timedelta(hours=2), clocks=clocks)
+
+
 def _together(devices: int, way: Json, quirks: Json, policy: Json) -> Scenario:
-    """That many devices of one kind, in one request that nothing holds."""
+    """That many devices of one kind, in as few requests as may be, that nothing holds."""
     wide = dict.fromkeys(
-        ("approval_above", "wave_above", "resets_per_hour", "resets_per_day", "unapproved_per_day"), 5000
+        ("approval_above", "wave_above", "resets_per_hour", "resets_per_day", "unapproved_per_day"), max(5000, devices)
     )
+    sizes = [min(MAX_DEVICES, devices - first) for first in range(0, devices, MAX_DEVICES)]
+    tags = [TAGS[0], *(f"{TAGS[0]}-{number}" for number in range(2, len(sizes) + 1))]
     return Scenario.model_validate(
         {
             "scenario": {"name": "calm-day", "time_limit": "P90D"},
             "tenant": {"quirks": quirks},
             "policy": {**wide, "fleet_share_per_day": 1.0, **policy},
-            "devices": [{"count": devices, "name": GOOD + "-{n}", "group_tag": TAGS[0], **way}],
-            "requests": [{"body": _body("R1", [{"groupTag": TAGS[0]}])}],
+            "devices": [
+                {"count": size, "first": 1 + MAX_DEVICES * number, "name": GOOD + "-{n}", "group_tag": tag, **way}
+                for number, (size, tag) in enumerate(zip(sizes, tags, strict=True))
+            ],
+            "requests": [
+                {"body": _body(f"R{number}", [{"groupTag": tag}])} for number, tag in enumerate(tags, start=1)
+            ],
         }
     )
 

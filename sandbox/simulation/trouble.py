@@ -72,13 +72,14 @@ class Trouble:
     note: Callable[[str, Fate, str], None]
     dead: bool = False
     calls: int = 0
+    most_calls: int = MOST_CALLS
 
     def fate(self, kind: str, rate: float, fates: Sequence[Fate], about: str = "") -> Fate:
         """What becomes of the next call of a dead instance is death; else mostly nothing."""
         if self.dead:
             raise asyncio.CancelledError("a dead process calls nobody")
         self.calls += 1
-        if self.calls > MOST_CALLS:
+        if self.calls > self.most_calls:
             raise RuntimeError("it goes round in circles")
         if self.calm():
             return Fate.WELL

@@ -96,6 +96,8 @@ DEFAULT_ROLES = (READ_DEVICES[0], ACT[0], READ_AUTOPILOT[0], READ_APPROVALS[0], 
 """The app roles that a tenant needs to grant, and no more."""
 
 _GUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
+_SHOWN_AS_IT_IS = frozenset({"serialNumber", "deviceName", "azureADDeviceId"})
+"""What every read shows of a managed device as it is, however stale it is."""
 _REFERENCE_FILTERS = {
     "lastSyncDateTime": {"lt", "gt"},
     "enrolledDateTime": {"lt", "gt"},
@@ -411,10 +413,13 @@ class Tenant:
         condition = self._managed_filter(query)
         wanted = tuple({test.property for test in tests(condition)}) if condition is not None else ()
         oldest = least(condition, "lastSyncDateTime")
+        named = condition if isinstance(condition, Test) and condition.property in _SHOWN_AS_IT_IS else None
 
         def shown(device: Device) -> Json | None:
             if oldest is not None and device.last_sync_at < oldest - quirks.clock_offset and not device.quirks:
                 return None  # as the filter would find; it saves most of the work in a large fleet
+            if named is not None and not matches(named, device.records.managed_device or {}, known):
+                return None  # the same
             own = self.fleet.quirks_of(device)
             record = device.shown(context.now - own.stale_reads - own.stale_lists)
             if record is None:

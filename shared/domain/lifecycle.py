@@ -236,12 +236,21 @@ one."""
 class _Course:
     """A decision in the making."""
 
-    reset: Reset
+    so_far: Reset
     now: datetime
     policy: Policy
     who: str
     events: list[Event] = field(default_factory=list)
     effects: set[Effect] = field(default_factory=set)
+    changes: dict[str, object] = field(default_factory=dict)
+    """What is to change in `so_far`: copying so large a record is most of what a decision costs."""
+
+    @property
+    def reset(self) -> Reset:
+        if self.changes:
+            # names are checked by dataclasses.replace
+            self.so_far, self.changes = replace(self.so_far, **self.changes), {}  # type: ignore[arg-type]
+        return self.so_far
 
     @property
     def at(self) -> datetime:
@@ -249,7 +258,7 @@ class _Course:
         return max(self.now, self.reset.noted_at or self.reset.since)
 
     def set(self, **changes: object) -> None:
-        self.reset = replace(self.reset, **changes)  # type: ignore[arg-type]  # names are checked by dataclasses.replace
+        self.changes |= changes
 
     def note(
         self,
@@ -584,7 +593,8 @@ def _listed(course: _Course, sighting: Sighting) -> None:
 def _weigh(course: _Course, sighting: Sighting) -> None:
     before = course.reset.proof
     proof = evidence.weigh(course.reset, sighting, course.policy)
-    course.set(proof=proof)
+    if proof != before:
+        course.set(proof=proof)
     if proof.restarts > before.restarts:
         course.note(EventKind.NOT_SILENT, evidence=evidence.describe(proof))
         if course.reset.state in DEVICE_MAY_BE_TOLD:

@@ -120,7 +120,7 @@ def demo() -> None:
 
 
 def bench() -> None:
-    """Measure, and write what was measured into docs/performance.md; about five minutes."""
+    """Measure, and write what was measured into docs/performance.md; about half an hour."""
     setup()
     run(python(), "-m", "bench", *sys.argv[2:])
 

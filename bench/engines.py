@@ -14,8 +14,8 @@ import httpx
 import psutil
 
 from bench import local
-from bench.local import NO_LIMITS, Sender, progress
-from bench.measure import Cell, Table, UnsoundError
+from bench.local import Sender, progress
+from bench.measure import NO_LIMITS, UNLIMITED, Cell, Table, UnsoundError
 from sandbox import processes, stack
 from sandbox.stack import HOST, Stack
 from sandbox.tenant.devices import Json
@@ -80,7 +80,7 @@ def _faster() -> dict[str, str]:
 
 def _scenario(devices: int, speed: int) -> str:
     device = {"count": devices, "reacts_to_orders": True, "check_in_every": "PT8H", "reset_duration": "PT20M"}
-    quirks = {"throttle": False, "daily_wipe_limit": local.UNLIMITED, "stale_reads": "PT0S"}
+    quirks = {"throttle": False, "daily_wipe_limit": UNLIMITED, "stale_reads": "PT0S"}
     return (
         local.table("scenario", {"name": "engines", "speed": speed})
         + local.table("tenant.quirks", quirks)

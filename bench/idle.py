@@ -9,8 +9,8 @@ from pathlib import Path
 import httpx
 
 from bench import local
-from bench.local import NO_LIMITS, progress
-from bench.measure import Cell, Table, UnsoundError
+from bench.local import progress
+from bench.measure import NO_LIMITS, Cell, Table, UnsoundError
 from sandbox.stack import Stack
 
 EVERY = 5

@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from bench import local
-from bench.local import NO_LIMITS, Invocation, Sender, progress
-from bench.measure import Cell, Table, UnsoundError
+from bench.local import Invocation, Sender, progress
+from bench.measure import NO_LIMITS, Cell, Table, UnsoundError
 from sandbox.stack import Stack
 from shared.domain.reset import Event, EventKind
 from shared.domain.states import State

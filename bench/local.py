@@ -28,18 +28,6 @@ from shared.state import rows
 from shared.state.store import END
 from shared.state.table import AzureTable
 
-UNLIMITED = 10**6
-NO_LIMITS: Mapping[str, object] = {
-    "approval_above": UNLIMITED,
-    "wave_above": UNLIMITED,
-    "unapproved_per_day": UNLIMITED,
-    "resets_per_hour": UNLIMITED,
-    "resets_per_day": UNLIMITED,
-    "resets_per_device": UNLIMITED,
-    "fleet_share_per_day": 1.0,
-    "halt_burst_floor": UNLIMITED,
-}
-"""A policy under which nothing waits but for Graph's own limits."""
 COLLECT_EVERY = 0.05
 """Seconds between two looks at the outcome queue."""
 _INVOKED = re.compile(

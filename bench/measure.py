@@ -23,6 +23,18 @@ from shared.graph.gateway import GraphIntune
 ROOT = Path(__file__).resolve().parents[1]
 TOKEN = "sandbox"
 PACKAGES = ("msgraph-sdk", "httpx", "azure-functions", "azure-data-tables", "azure-storage-queue", "fastapi")
+UNLIMITED = 10**6
+NO_LIMITS: Mapping[str, object] = {
+    "approval_above": UNLIMITED,
+    "wave_above": UNLIMITED,
+    "unapproved_per_day": UNLIMITED,
+    "resets_per_hour": UNLIMITED,
+    "resets_per_day": UNLIMITED,
+    "resets_per_device": UNLIMITED,
+    "fleet_share_per_day": 1.0,
+    "halt_burst_floor": UNLIMITED,
+}
+"""A policy under which nothing waits but for Graph's own limits."""
 GROUP = 50_000
 """Most devices in one [[devices]] table of a scenario."""
 

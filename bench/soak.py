@@ -15,8 +15,8 @@ from pathlib import Path
 import psutil
 
 from bench import local
-from bench.local import NO_LIMITS, Sender, progress
-from bench.measure import Cell, Table, UnsoundError, machine
+from bench.local import Sender, progress
+from bench.measure import NO_LIMITS, UNLIMITED, Cell, Table, UnsoundError, machine
 from sandbox.stack import HOST, Stack
 from shared.domain.notices import NoticeType
 
@@ -68,7 +68,7 @@ def _scenario() -> str:
     ]
     return (
         local.table("scenario", {"name": "soak", "speed": SPEED})
-        + local.table("tenant.quirks", {"daily_wipe_limit": local.UNLIMITED})
+        + local.table("tenant.quirks", {"daily_wipe_limit": UNLIMITED})
         + local.table("policy", NO_LIMITS)
         + "".join(local.table("[devices]", {"check_in_every": "PT8H", **device}) for device in devices)
     )

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, cast
 
+from bench.measure import NO_LIMITS, UNLIMITED
 from sandbox.memory import MemoryTable
 from sandbox.scenario import Scenario
 from sandbox.tenant.calls import Answer, Call
@@ -23,6 +24,7 @@ from sandbox.virtual.loop import run
 from sandbox.virtual.storage import VirtualQueues, VirtualTable
 from sandbox.virtual.world import START, Speed, parts_of
 from shared.domain.policy import Policy
+from shared.domain.request import MAX_DEVICES
 from shared.domain.reset import Event
 from shared.domain.states import TERMINAL, State
 from shared.messages.queues import REQUESTS
@@ -32,17 +34,8 @@ from shared.state.table import Change, ChangeKind, Conflict
 
 WINDOW, WRITES = timedelta(seconds=20), 200
 """Graph's limit of writes (learn.microsoft.com/graph/throttling-limits, Intune)."""
-REQUEST = 5000
-"""Devices in one request, the most that there may be."""
-UNLIMITED = 10**6
 FULL_BUDGET: Mapping[str, object] = {
-    "approval_above": UNLIMITED,
-    "unapproved_per_day": UNLIMITED,
-    "wave_above": UNLIMITED,
-    "resets_per_hour": UNLIMITED,
-    "resets_per_day": UNLIMITED,
-    "fleet_share_per_day": 1.0,
-    "halt_burst_floor": UNLIMITED,
+    **NO_LIMITS,
     # What fails ends sooner than what becomes ready, so that at first most of what ends has failed.
     "halt_failed_min": 0,
     "writes_per_window": 200,
@@ -140,8 +133,8 @@ def play(course: Course, *, progress: bool = True, first: First | None = None) -
 
 def _scenario(course: Course) -> Scenario:
     devices: list[dict[str, object]] = []
-    for first in range(0, course.devices, REQUEST):
-        size, number = min(REQUEST, course.devices - first), first // REQUEST
+    for first in range(0, course.devices, MAX_DEVICES):
+        size, number = min(MAX_DEVICES, course.devices - first), first // MAX_DEVICES
         counts = [round(size * part) for part, _ in course.kinds]
         counts[0] += size - sum(counts)
         devices += [
@@ -171,7 +164,7 @@ def _scenario(course: Course) -> Scenario:
                     },
                     "encoding": "plain",
                 }
-                for n in range(-(-course.devices // REQUEST))
+                for n in range(-(-course.devices // MAX_DEVICES))
             ],
         }
     )

@@ -101,7 +101,7 @@ class Patience:
         return max(wanted, backoff) + backoff * 0.5 * self.jitter()
 
 
-async def _at_once(_calls: int) -> None:
+async def _unpaced(_calls: int) -> None:
     """Nobody else reads from this tenant."""
 
 
@@ -120,7 +120,7 @@ class GraphIntune:
         now: Callable[[], datetime],
         patience: Patience,
         timeout: timedelta,
-        turn: Callable[[int], Awaitable[None]] = _at_once,
+        turn: Callable[[int], Awaitable[None]] = _unpaced,
     ) -> None:
         self.calls: Counter[str] = Counter()
         """Calls so far: `http` counts requests on the wire, the others what they held, by path template."""
@@ -142,7 +142,7 @@ class GraphIntune:
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         patience: Patience | None = None,
         timeout: timedelta = timedelta(seconds=120),  # noqa: ASYNC109 - a limit for each later call, not for this one
-        turn: Callable[[int], Awaitable[None]] = _at_once,
+        turn: Callable[[int], Awaitable[None]] = _unpaced,
     ) -> Self:
         """Connect to Graph; no call is made yet. The caller keeps and closes the credential.
 

@@ -546,18 +546,22 @@ class Rig:
         await self.ask(*numbers, **fields)
         await self.deliver()
 
-    async def turn_around(self, *numbers: int) -> None:
-        """The devices, whose resets were sent, take them and come back: 47 minutes in which only poll and sync run."""
+    async def take_and_come_back(self, *numbers: int, minutes: float = 34) -> None:
+        """The devices, whose resets were sent, take them and come back these minutes after their silence was tested."""
         self.clock.forward(minutes=3)
         for number in numbers:
             self.intune.take(device_id(number))
         await poll(self.parts)
         self.clock.forward(minutes=6)
         await sync(self.parts)
-        self.clock.forward(minutes=34)
+        self.clock.forward(minutes=minutes)
         for number in numbers:
             self.intune.come_back(device_id(number))
         await poll(self.parts)
+
+    async def turn_around(self, *numbers: int) -> None:
+        """The devices, whose resets were sent, take them and come back: 47 minutes in which only poll and sync run."""
+        await self.take_and_come_back(*numbers)
         self.clock.forward(minutes=4)
         for number in numbers:
             self.intune.check_in(device_id(number))

@@ -250,6 +250,19 @@ async def test_whoever_read_for_too_long_before_its_turn_takes_another_one(monke
 # --- facts
 
 
+async def only_the_changed_one_is_refused(world: Rig, changes: dict[str, str] | None, code: Code) -> None:
+    """Of two devices the first changes, or is gone for None, before both are dispatched."""
+    if changes is None:
+        del world.intune.devices[device_id(1)]
+    else:
+        world.intune.devices[device_id(1)].change(**changes)
+    await dispatch(world.parts, message(1, 2))
+    await world.deliver()
+    assert await world.state(1) is State.REFUSED
+    assert world.intune.wiped() == {device_id(2): 1}
+    assert [one["data"]["code"] for one in world.told() if one["type"].endswith("device.refused")] == [code]
+
+
 async def test_fresh_facts_are_not_read_again() -> None:
     world = await cleared(1, devices=[{"intuneId": device_id(1)}])
     world.clock.forward(minutes=9)
@@ -294,15 +307,7 @@ async def test_s14_what_the_one_read_shows_as_changed_is_judged_anew(
 ) -> None:
     world = await cleared(1, 2)
     world.with_policy(protected_devices=["VIP-*"])
-    if changes is None:
-        del world.intune.devices[device_id(1)]
-    else:
-        world.intune.devices[device_id(1)].change(**changes)
-    await dispatch(world.parts, message(1, 2))
-    await world.deliver()
-    assert await world.state(1) is State.REFUSED
-    assert world.intune.wiped() == {device_id(2): 1}
-    assert [one["data"]["code"] for one in world.told() if one["type"].endswith("device.refused")] == [code]
+    await only_the_changed_one_is_refused(world, changes, code)
 
 
 async def test_what_lists_cut_off_is_no_change() -> None:
@@ -348,15 +353,7 @@ async def test_s1_facts_that_are_too_old_are_read_again() -> None:
 async def test_s14_a_device_that_changed_since_is_refused_and_told(changes: dict[str, str] | None, code: Code) -> None:
     world = await cleared(1, 2)
     world.clock.forward(minutes=11)
-    if changes is None:
-        del world.intune.devices[device_id(1)]
-    else:
-        world.intune.devices[device_id(1)].change(**changes)
-    await dispatch(world.parts, message(1, 2))
-    await world.deliver()
-    assert await world.state(1) is State.REFUSED
-    assert world.intune.wiped() == {device_id(2): 1}
-    assert [one["data"]["code"] for one in world.told() if one["type"].endswith("device.refused")] == [code]
+    await only_the_changed_one_is_refused(world, changes, code)
 
 
 async def test_s1_devices_whose_facts_cannot_be_read_wait_for_another_turn() -> None:

@@ -46,16 +46,7 @@ async def back(*numbers: int) -> Rig:
     """A world in which these devices took their resets and came back half an hour later, which lists alone have shown:
     only a close look at their next check-in can say that they are ready."""
     world = await triggered(*numbers)
-    world.clock.forward(minutes=3)
-    for number in numbers:
-        world.intune.take(device_id(number))
-    await poll(world.parts)
-    world.clock.forward(minutes=6)
-    await sync(world.parts)
-    world.clock.forward(minutes=24)
-    for number in numbers:
-        world.intune.come_back(device_id(number))
-    await poll(world.parts)
+    await world.take_and_come_back(*numbers, minutes=24)
     for number in numbers:
         assert await world.state(number) is State.SETTLING
     world.intune.calls.clear()

@@ -62,6 +62,7 @@ def main(
             access_log=False,
             date_header=False,
             server_header=False,
+            timeout_keep_alive=75,  # httpx forgets idle connections after 5 s: to close them then would cut some calls
             timeout_graceful_shutdown=2,
         )
         _serve(uvicorn.Server(config), listener)

@@ -24,7 +24,9 @@ from sandbox.simulation.plan import BOSS, DESK, GOOD, OTHER, Act, Deed, Plan
 from sandbox.simulation.rules import Rules
 from sandbox.simulation.story import BROKEN, told
 from sandbox.simulation.trouble import (
+    LATE,
     MOST_CALLS,
+    WRITES,
     Fate,
     Noted,
     StorageDownError,
@@ -309,6 +311,7 @@ class Day:
     def _went_wrong(self, name: str, kind: str, fate: Fate, about: str) -> None:
         self.injected[f"{kind}: {fate}"] += 1
         self._quiet = self._quiet and not kind.startswith(("table", "queue"))
+        self.rules.writes_late = self.rules.writes_late or (about == WRITES and fate in LATE)
         self._note(f"{name}: a {kind} ({about}) {fate}", name)
 
     def _failed(self, host: Host, name: str, error: Exception) -> None:
@@ -580,11 +583,11 @@ class Day:
             case Deed.NONSENSE:
                 await self.queues.send(self.people.choice((REQUESTS, CONTROL)), "{nonsense")
             case Deed.RENAME:
-                device.rename(f"{device.name.split('-')[0]}-{act.number}-new")
+                self.tenant.fleet.rename(device, f"{device.name.split('-')[0]}-{act.number}-new")
             case Deed.SWAP_NAMES if self._alike(device, other):
                 first, second = device.name, other.name
-                device.rename(second)
-                other.rename(first)
+                self.tenant.fleet.rename(device, second)
+                self.tenant.fleet.rename(other, first)
             case Deed.REENROL:
                 self._enrol_anew(device)
             case Deed.SWITCH_OFF | Deed.SWITCH_ON:

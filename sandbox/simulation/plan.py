@@ -24,6 +24,9 @@ TAGS = ("LAB", "AULA")
 LATE = timedelta(minutes=20)
 HARD = 0.12
 """The share of days that are hard in one way, and quiet else."""
+SMALL = 8
+"""Devices of a day up to which a process dies at one call as likely as drawn; at more devices there are more calls, and
+as many deaths."""
 GOOD = "good"
 """How the name of a device begins that may be reset; what stands in the way of the others is in their names."""
 
@@ -167,7 +170,7 @@ def draw(seed: int, size: int = 8) -> Plan:
         seed=seed,
         scenario=scenario,
         acts=_acts(chance, calm_at),
-        rates=_rates(chance),
+        rates=_rates(chance, len(names)),
         reactions=replace(_reactions(chance), reenrol=Random(f"hands/{seed}").choice((0.0, 0.0, 0.5))),
         clocks=_clocks(chance),
         outages=_outages(chance, calm_at),
@@ -416,8 +419,8 @@ def _policy(chance: Random, size: int) -> Json:
         "fleet_share_per_day": pick((0.25, 0.5, 1.0)),
         "fleet_share_floor": pick((1, 3, 50)),
         "over_cap": chance.choice(("hold", "hold", "refuse")),
-        "wave_above": pick((2, most, 50)),
-        "wave_first": pick((1, 2)),
+        "wave_above": pick((2, most, max(50, size))),
+        "wave_first": pick((1, max(2, size // 10))),
         "wave_growth": chance.choice((1, 4)),
         "wave_within": chance.choice(("PT3H", "PT12H")),
         "halt_failed_min": pick((2, 5, 0)),
@@ -589,13 +592,13 @@ def _acts(chance: Random, calm_at: timedelta) -> list[Act]:
     )
 
 
-def _rates(chance: Random) -> Rates:
+def _rates(chance: Random, devices: int) -> Rates:
     hard = chance.choice((0.0, 0.3, 1.0, 1.0, 3.0))
     return Rates(
         storage=hard * chance.choice((0.0, 0.01, 0.03)),
         graph=hard * chance.choice((0.0, 0.02, 0.1)),
         slow=hard * chance.choice((0.0, 0.01)),
-        death=hard * chance.choice((0.0, 0.001, 0.005)),
+        death=hard * chance.choice((0.0, 0.001, 0.005)) * min(1, SMALL / devices),
         repeat=hard * chance.choice((0.0, 0.1)),
         lease=hard * chance.choice((0.0, 0.1)),
         skip=hard * chance.choice((0.0, 0.1)),

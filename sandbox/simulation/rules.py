@@ -88,6 +88,8 @@ class Rules:
     """Orders that Intune took, by the day and the hour at which we counted them."""
     promised: dict[str, Notice] = field(default_factory=dict)
     """By id, the notices that were committed."""
+    writes_late: bool = False
+    """Whether an order was held up on its way to Graph."""
     delivered: Counter[str] = field(default_factory=Counter)
     ended: Counter[State] = field(default_factory=Counter)
     _needed_at: dict[RequestId, datetime] = field(default_factory=dict)
@@ -351,7 +353,8 @@ class Rules:
             self.broken(rule, about)
         orders = {(sent.counted_at, str(sent.turn[0])): bool(sent.taken) for sent in self.orders.values()}
         self.kept.orphans(orders, now)
-        if self.tenant.limits.writes.refused and self.skew <= AGREE:  # calls are booked ahead by these clocks
+        # Calls are booked ahead by these clocks, and for when they are sent.
+        if self.tenant.limits.writes.refused and self.skew <= AGREE and not self.writes_late:
             self.broken(f"Graph's limit of writes was passed {self.tenant.limits.writes.refused} times")
 
     def _overtook(self, subject: str, first: str, second: str) -> bool:

@@ -25,8 +25,11 @@ from shared.state.table import Change, Conflict, Row
 ORDERS = 4
 """So many times likelier than other calls to Graph are orders of resets to meet trouble."""
 
-MOST_CALLS = 200_000
-"""More than this no instance needs in a day: it tries the same again and again."""
+WRITES = "writes"
+"""What is told of a call to Graph that orders something."""
+
+MOST_CALLS = 20_000
+"""More than this no instance needs in an hour: it tries the same again and again."""
 
 Spawn = Callable[[Coroutine[object, object, None]], object]
 """Lets something go on whatever becomes of whoever started it."""
@@ -58,6 +61,8 @@ class Fate(StrEnum):
 _FAILURES = (Fate.FAILS, Fate.ACTS, Fate.LINGERS)
 _CONFLICTS = (Fate.CONFLICTS, Fate.ACTS_CONFLICTS)
 _DEATHS = (Fate.DIES, Fate.ACTS_DIES, Fate.LINGERS_DIES)
+LATE = (Fate.SLOW, Fate.LINGERS, Fate.LINGERS_DIES)
+"""What takes effect at another time than it was sent."""
 
 
 @dataclass
@@ -71,14 +76,17 @@ class Trouble:
     spawn: Spawn
     note: Callable[[str, Fate, str], None]
     dead: bool = False
+    hour: float = 0.0
     calls: int = 0
+    """Within this hour."""
     most_calls: int = MOST_CALLS
 
     def fate(self, kind: str, rate: float, fates: Sequence[Fate], about: str = "") -> Fate:
         """What becomes of the next call of a dead instance is death; else mostly nothing."""
         if self.dead:
             raise asyncio.CancelledError("a dead process calls nobody")
-        self.calls += 1
+        hour = asyncio.get_running_loop().time() // 3600
+        self.calls, self.hour = self.calls + 1 if hour == self.hour else 1, hour
         if self.calls > self.most_calls:
             raise RuntimeError("it goes round in circles")
         if self.calm():
@@ -269,7 +277,9 @@ class TroubledGraph(httpx.AsyncBaseTransport):
         content = await request.aread()
         orders = b"/wipe" in content
         rate = self.trouble.rates.graph * (ORDERS if orders else 1)
-        about = "orders" if orders else request.url.path
+        path = request.url.path
+        writes = orders or b"/syncDevice" in content or path.endswith(("/wipe", "/syncDevice"))
+        about = WRITES if writes else path
         fate = self.trouble.fate("graph call", rate, (*_FAILURES, Fate.ACTS_DIES), about)
         if self.outage():
             self.trouble.note("graph call", Fate.FAILS, "outage")

@@ -362,7 +362,7 @@ class Device:
         self.next_user = User.named(behaviour.next_user) if behaviour.next_user else None
 
     def rename(self, name: str) -> None:
-        """Give the machine another name, which Intune and Entra show at once."""
+        """Give the machine another name, which Intune and Entra show at once; see `Fleet.rename`."""
         self.name = name
         records = self.records
         managed, entra = records.managed_device, records.entra_device
@@ -592,6 +592,7 @@ class Fleet:
         for index in range(len(self.devices)):
             self._expect(index)
         self._index = {id(device): index for index, device in enumerate(self.devices)}
+        self._named: dict[str, dict[str, list[Device]]] = {}
 
     def advance(self, now: datetime) -> None:
         """Move every device on to `now`, in order of time; an earlier time than before changes nothing."""
@@ -614,6 +615,21 @@ class Fleet:
     def find(self, intune_id: str) -> Device | None:
         """The device that has, or had, this Intune id."""
         return self._by_intune_id.get(intune_id.lower())
+
+    def with_value(self, name: str, value: str) -> Sequence[Device]:
+        """The devices whose managed device has this value, in any case, in a property that only `rename` changes."""
+        if name not in self._named:
+            index = self._named[name] = {}
+            for device in self.devices:
+                held = (device.records.managed_device or {}).get(name)
+                if isinstance(held, str):
+                    index.setdefault(held.casefold(), []).append(device)
+        return self._named[name].get(value.casefold(), ())
+
+    def rename(self, device: Device, name: str) -> None:
+        """Give a machine another name."""
+        device.rename(name)
+        self._named.clear()
 
     def wipe(self, device: Device, body: Mapping[str, object], now: datetime) -> None:
         """Queue a wipe at `now`; raises LookupError for a device without an Intune record."""

@@ -413,13 +413,16 @@ class Tenant:
         condition = self._managed_filter(query)
         wanted = tuple({test.property for test in tests(condition)}) if condition is not None else ()
         oldest = least(condition, "lastSyncDateTime")
-        named = condition if isinstance(condition, Test) and condition.property in _SHOWN_AS_IT_IS else None
+        devices: Sequence[Device] | None = None
+        match condition:
+            case Test(property, "eq", (str() as value,)) if property in _SHOWN_AS_IT_IS:
+                devices = self.fleet.with_value(property, value)  # as the filter would find them, without a look at all
+            case _:
+                pass
 
         def shown(device: Device) -> Json | None:
             if oldest is not None and device.last_sync_at < oldest - quirks.clock_offset and not device.quirks:
                 return None  # as the filter would find; it saves most of the work in a large fleet
-            if named is not None and not matches(named, device.records.managed_device or {}, known):
-                return None  # the same
             own = self.fleet.quirks_of(device)
             record = device.shown(context.now - own.stale_reads - own.stale_lists)
             if record is None:
@@ -432,7 +435,7 @@ class Tenant:
                 return None
             return records.managed_device(device, record, own, context.version, listing=True, select=query.select)
 
-        return self._page(context, query, "deviceManagement/managedDevices", shown, quirks.page_size)
+        return self._page(context, query, "deviceManagement/managedDevices", shown, quirks.page_size, devices)
 
     def _managed_filter(self, query: Query) -> Filter | None:
         condition, quirks = query.filter, self.quirks

@@ -19,7 +19,7 @@ WINDOW = timedelta(seconds=20)
 """Intune allows an app 200 writes and 2,000 calls of any kind in 20 seconds a tenant
 (learn.microsoft.com/graph/throttling-limits)."""
 
-SPAN = WINDOW + timedelta(milliseconds=500)
+SPAN = WINDOW + timedelta(milliseconds=350)
 """In what time a budget is kept to: calls that start together do not arrive together."""
 GRAIN = timedelta(milliseconds=50)
 """How exactly the start of what is booked is noted."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import copy
 import json
 import logging
 import random
@@ -147,8 +148,8 @@ class GraphIntune:
         """Connect to Graph; no call is made yet. The caller keeps and closes the credential.
 
         `transport` replaces the network in tests and recordings. `turn` is awaited before every read, with the number
-        of calls that Graph will count; orders are the caller's own to pace. This imports msgraph-sdk, hence not at
-        import time.
+        of calls that Graph will count; orders are the caller's own to pace, and `managed` right before them. This
+        imports msgraph-sdk, hence not at import time.
         Raises EndpointError where the environment names a proxy or certificates that cannot be used.
         """
         from shared.graph.sdk import Sdk
@@ -254,9 +255,10 @@ class GraphIntune:
 
     async def managed(self, devices: Sequence[ManagedDeviceId]) -> Mapping[ManagedDeviceId, ManagedDevice | None]:
         """See `Intune.managed`."""
-        book = Book()
+        unpaced, book = copy.copy(self), Book()
+        unpaced._turn = _unpaced  # noqa: SLF001 - it is of this class
         asked = {device: Question(Collection.MANAGED, "id", decode.guid(device) or "") for device in devices}
-        await self._ask([question for question in asked.values() if question.value], book)
+        await unpaced._ask([question for question in asked.values() if question.value], book)  # noqa: SLF001 - the same
         return {device: next(iter(book.managed("id", question.value)), None) for device, question in asked.items()}
 
     async def _resolve(

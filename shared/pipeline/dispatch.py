@@ -37,7 +37,7 @@ FLEET_ASKED_AGAIN = timedelta(minutes=10)
 """When Graph is asked again where it could not tell."""
 READ_AT_LEAST, READ_AT_MOST = timedelta(seconds=0.5), timedelta(seconds=3)
 """How long before its turn a device's facts are read again."""
-LATE = timedelta(seconds=0.3)
+LATE = timedelta(seconds=0.1)
 """Whoever comes later than this, since others read much, takes another turn: a full budget has no room for both."""
 GIVEN_BACK = 16
 """Devices whose answers, at most six rows each, fit one transaction with what is counted."""

@@ -1,7 +1,9 @@
 """Stay within what Graph bears, together with all other instances: calls are booked ahead on a row of the state table.
 
 Writes are booked by the stages themselves, before they commit what they are about to send; reads by the gateway, before
-each goes. Whoever is throttled all the same (429) pushes the booking on, and so slows every instance down: see `Paced`.
+each goes. A record that is read right before an order goes with it, so that others who read much keep no order waiting:
+Graph bears these beside the writes and reads of the policy. Whoever is throttled all the same (429) pushes the booking
+on, and so slows every instance down: see `Paced`.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
@@ -75,7 +77,11 @@ class Paced:
         return await self._read(self.graph.facts(devices))
 
     async def managed(self, devices: Sequence[ManagedDeviceId]) -> Mapping[ManagedDeviceId, ManagedDevice | None]:
-        return await self._read(self.graph.managed(devices))
+        try:
+            return await self.graph.managed(devices)
+        except GraphError as error:
+            await self._throttled(error, *Budget)
+            raise
 
     async def memberships(
         self, devices: Sequence[DeviceFacts], groups: frozenset[str]
@@ -101,7 +107,7 @@ class Paced:
             async for sighting in self.graph.changed_since(since):
                 yield sighting
         except GraphError as error:
-            await self._throttled(error)
+            await self._throttled(error, Budget.READS)
             raise
 
     async def reset(self, orders: Sequence[Order]) -> Mapping[ManagedDeviceId, Answer]:
@@ -117,14 +123,18 @@ class Paced:
         try:
             return await read
         except GraphError as error:
-            await self._throttled(error)
+            await self._throttled(error, Budget.READS)
             raise
 
-    async def _throttled(self, error: GraphError) -> None:
+    async def _throttled(self, error: GraphError, *budgets: Budget) -> None:
         if isinstance(error, GraphThrottled):
-            await slow_down(self.parts, error.retry_after or RETRY_THROTTLED, Budget.READS)
+            wait = error.retry_after or RETRY_THROTTLED
         elif isinstance(error, GraphUnavailable) and error.retry_after is not None:
-            await slow_down(self.parts, error.retry_after, Budget.READS)
+            wait = error.retry_after
+        else:
+            return
+        for budget in budgets:
+            await slow_down(self.parts, wait, budget)
 
     async def _after(self, answers: Mapping[ManagedDeviceId, Answer]) -> Mapping[ManagedDeviceId, Answer]:
         wait = _longest(filter(_slows_all, answers.values()))

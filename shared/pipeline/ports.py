@@ -58,7 +58,9 @@ class Intune(Protocol):
         ...
 
     async def managed(self, devices: Sequence[ManagedDeviceId]) -> Mapping[ManagedDeviceId, ManagedDevice | None]:
-        """Intune's own record of each device, read by itself, with its pending actions; None for one that is gone."""
+        """Intune's own record of each device, read by itself, with its pending actions; None for one that is gone.
+
+        It goes at once: whoever asks has booked an order for each of them, and they go by the pace of the orders."""
         ...
 
     async def memberships(

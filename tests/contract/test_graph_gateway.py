@@ -1041,6 +1041,16 @@ async def test_every_read_waits_for_a_turn_of_as_many_calls_as_graph_counts() ->
     assert sum(turns) == len(alone) + len(graph.items)
 
 
+async def test_the_record_that_is_read_right_before_an_order_waits_for_no_other_reads() -> None:
+    async def turn(_calls: int) -> None:
+        raise AssertionError("it waits for a turn")
+
+    async with await connect(FakeGraph(1), turn=turn) as intune:
+        assert await intune.managed([device_id(1)])
+        with pytest.raises(AssertionError):
+            await intune.facts([device_id(1)])
+
+
 async def test_names_are_asked_for_even_when_lists_are_at_hand() -> None:
     graph = FakeGraph(120)
     graph.devices[1]["deviceName"] = "LAB-1"

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from shared.domain.devices import Sighting
+from shared.domain.devices import ManagedDevice, Sighting
 from shared.domain.guardrails import Budget
 from shared.domain.ids import ManagedDeviceId, OrderId
 from shared.domain.lifecycle import RETRY_THROTTLED
@@ -50,6 +50,20 @@ async def test_a_throttled_read_makes_reads_wait_and_leaves_writes_alone() -> No
         await Paced(Throttling(world.clock), world.parts).look([device_id(1)])
     assert await waited(world, 1, Budget.WRITES) < timedelta(seconds=1)
     assert await waited(world, 1, Budget.READS) >= RETRY_THROTTLED - timedelta(seconds=1)
+
+
+async def test_a_throttled_read_right_before_an_order_makes_orders_wait_too() -> None:
+    world = rig(device(1))
+
+    class Throttling(FakeIntune):
+        async def managed(self, devices: Sequence[ManagedDeviceId]) -> Mapping[ManagedDeviceId, ManagedDevice | None]:
+            raise GraphThrottled("slow down", timedelta(seconds=90))
+
+    with pytest.raises(GraphThrottled):
+        await Paced(Throttling(world.clock), world.parts).managed([device_id(1)])
+    for budget in Budget:
+        assert await waited(world, 1, budget) >= timedelta(seconds=89)
+        world.clock.now -= timedelta(seconds=90)
 
 
 async def test_slowing_down_never_shortens_a_wait_that_is_longer() -> None:

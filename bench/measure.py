@@ -33,6 +33,7 @@ NO_LIMITS: Mapping[str, object] = {
     "resets_per_device": UNLIMITED,
     "fleet_share_per_day": 1.0,
     "halt_burst_floor": UNLIMITED,
+    "halt_refused": 0,
 }
 """A policy under which nothing waits but for Graph's own limits."""
 GROUP = 50_000

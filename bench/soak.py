@@ -83,6 +83,8 @@ async def _soak(started: Stack, folder: Path, length: timedelta) -> Table:
         number, next_request, total = 0, began, (WARM_UP + length).total_seconds()
         while (now := time.monotonic()) < began + total:
             started.check()
+            if NoticeType.HALTED in sender.count:
+                raise UnsoundError("it halted itself")
             if now >= next_request:
                 await _send(sender, number)
                 number, next_request = number + 1, next_request + EVERY

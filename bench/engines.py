@@ -14,6 +14,7 @@ import httpx
 import psutil
 
 from bench import local
+from bench.conflicts import percents
 from bench.local import Sender, progress
 from bench.measure import NO_LIMITS, UNLIMITED, Cell, Table, UnsoundError
 from sandbox import processes, stack
@@ -143,8 +144,8 @@ async def _measure(started: Stack, hosts: Mapping[Path, Popen[str]], *, kill: bo
     return (
         f"{len(hosts)}{', one of them killed' if kill else ''}",
         *(devices, took, devices / took if not kill else "", *cpu),
-        *(_share(counts, f"{row} ") for row in ("budget|pace", "budget|orders")),
-        *(_share(counts, ""), *after),
+        *percents(counts),
+        *after,
     )
 
 
@@ -167,8 +168,3 @@ def _cpu(watched: Sequence[psutil.Process]) -> float:
     """Seconds, so far."""
     times = [process.cpu_times() for process in watched]
     return sum(one.user + one.system for one in times)
-
-
-def _share(counts: Counter[str], what: str) -> float:
-    """Percent of the transactions."""
-    return 100 * counts[f"{what}conflicts"] / max(1, counts[f"{what}commits"])

@@ -3,6 +3,7 @@
 from datetime import timedelta
 from itertools import pairwise
 
+from bench.conflicts import percents
 from bench.measure import Cell, Table, UnsoundError
 from bench.virtual import Course, Played, bound, play
 from shared.domain.states import State
@@ -26,12 +27,7 @@ def run() -> Table:
 def _row(name: str, played: Played) -> tuple[Cell, ...]:
     if played.false_ready or played.ends[State.READY] != DEVICES:
         raise UnsoundError(f"{played.ends}, {played.false_ready} of them falsely")
-    conflicts = played.conflicts
     orders = [at for at, _ in played.orders]
-
-    def share(what: str) -> float:
-        return 100 * conflicts[f"{what}conflicts"] / max(1, conflicts[f"{what}commits"])
-
     return (
         name,
         played.ends[State.READY],
@@ -39,8 +35,6 @@ def _row(name: str, played: Played) -> tuple[Cell, ...]:
         played.most,
         played.throttled,
         max((after - before).total_seconds() for before, after in pairwise(orders)),
-        share("budget|pace|writes "),
-        share("budget|orders "),
-        share(""),
+        *percents(played.conflicts),
         played.storage["table commit"] / DEVICES,
     )

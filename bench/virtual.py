@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any, cast
 
+from bench.conflicts import counted
 from bench.measure import NO_LIMITS, UNLIMITED
 from sandbox.memory import MemoryTable
 from sandbox.scenario import Scenario
@@ -30,7 +31,7 @@ from shared.domain.states import TERMINAL, State
 from shared.messages.queues import REQUESTS
 from shared.pipeline.parts import Parts
 from shared.state import rows
-from shared.state.table import Change, ChangeKind, Conflict
+from shared.state.table import Change, ChangeKind
 
 WINDOW, WRITES = timedelta(seconds=20), 200
 """Graph's limit of writes (learn.microsoft.com/graph/throttling-limits, Intune)."""
@@ -204,13 +205,8 @@ class _Counting(VirtualTable):
     conflicts: Counter[str] = field(default_factory=Counter)
 
     async def commit(self, changes: Sequence[Change]) -> None:
-        shared = {change.key for change in changes if change.key.startswith("budget|")}
-        self.conflicts.update({"commits": 1, **{f"{key} commits": 1 for key in shared}})
-        try:
+        with counted(changes, self.conflicts):
             await super().commit(changes)
-        except Conflict:
-            self.conflicts.update({"conflicts": 1, **{f"{key} conflicts": 1 for key in shared}})
-            raise
 
 
 async def _play(course: Course, progress: bool, first: First | None) -> Played:

@@ -14,9 +14,10 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TextIO
 
+from bench.conflicts import counted
 from sandbox.host import __main__ as host
 from shared.domain import guardrails
-from shared.state.table import AzureTable, Change, Conflict
+from shared.state.table import AzureTable, Change
 
 EVERY = 0.5
 _commit = AzureTable.commit
@@ -25,14 +26,9 @@ counts: Counter[str] = Counter()
 
 
 async def commit(self: AzureTable, changes: Sequence[Change]) -> None:
-    """As it is, and counted; those that meet a conflict by the row that they share, too."""
-    shared = {"|".join(change.key.split("|")[:2]) for change in changes if change.key.startswith("budget|")}
-    counts.update({"commits": 1, **{f"{key} commits": 1 for key in shared}})
-    try:
+    """As it is, and counted."""
+    with counted(changes, counts):
         await _commit(self, changes)
-    except Conflict:
-        counts.update({"conflicts": 1, **{f"{key} conflicts": 1 for key in shared}})
-        raise
 
 
 async def _watch(file: Path) -> None:

@@ -86,7 +86,9 @@ class Trouble:
         if self.dead:
             raise asyncio.CancelledError("a dead process calls nobody")
         hour = asyncio.get_running_loop().time() // 3600
-        self.calls, self.hour = self.calls + 1 if hour == self.hour else 1, hour
+        if hour != self.hour and self.calls <= self.most_calls:
+            self.calls, self.hour = 0, hour
+        self.calls += 1
         if self.calls > self.most_calls:
             raise RuntimeError("it goes round in circles")
         if self.calm():

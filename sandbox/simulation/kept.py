@@ -20,8 +20,8 @@ _CONTROL = {rows.HALT, rows.RESUMED, rows.QUIET, rows.WATERMARK, rows.RETENTION}
 _SINGLE = {*_CONTROL, rows.ORDERS, *map(rows.pace_key, Budget)}
 _HISTORY = frozenset({"request", "part", "closed", "event"})
 _COUNTED = frozenset({"sent", "ended", "approval", "window"})
-_NOT_KEPT = frozenset({EventKind.REFUSED, EventKind.COMMAND_REFUSED, EventKind.POISONED})
-"""What is recorded of messages of which nothing else is kept."""
+_NOT_KEPT = frozenset({EventKind.REFUSED, EventKind.COMMAND_REFUSED, EventKind.POISONED, EventKind.WINDOW_OPENED})
+"""What is recorded of messages of which nothing else is kept: they were refused or set aside."""
 
 
 def concerned(event: Event) -> str:

@@ -44,7 +44,7 @@ class Openings:
     opened: Counter[str] = field(default_factory=Counter)
     """By request id."""
     came: set[str] = field(default_factory=set)
-    """Ids of those whose request was taken in."""
+    """Ids of those whose request was taken in, or was set aside, of which people are told."""
 
     def committed(
         self, changes: Sequence[Change], table: MemoryTable, skew: timedelta, now: datetime

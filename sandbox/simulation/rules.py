@@ -313,6 +313,7 @@ class Rules:
     def set_aside(self, queue: str, body: str) -> None:
         """Note a message that failed too often."""
         self._set_aside[hashlib.sha256(body.encode()).hexdigest()[:24]] = queue
+        self.openings.came.update(request for request in self.openings.opened if f'"{request}"' in body)
 
     # --- at the end
 

@@ -144,13 +144,20 @@ def weigh(reset: Reset, sighting: Sighting, policy: Policy) -> Proof:
         )
     if sighting.listed:
         return proof
-    return replace(
-        proof,
-        shown=proof.shown or action is not None,
-        done=done,
-        user_gone=proof.user_gone if sighting.primary_user is None else _user_gone(reset, sighting),
-        state_back=bool(state) and state == before,
+    proof = replace(
+        proof, shown=proof.shown or action is not None, done=done, state_back=bool(state) and state == before
     )
+    user_gone = proof.user_gone if sighting.primary_user is None else _user_gone(reset, sighting)
+    if user_gone and _had_its_user_when_back(reset.proof) and not late_sign(proof):
+        # It may have left the order alone until now, and be resetting: this is the return that must be confirmed.
+        proof = replace(proof, returned_at=last_sync, awake=False)
+    return replace(proof, user_gone=user_gone)
+
+
+def _had_its_user_when_back(proof: Proof) -> bool:
+    """Whether the old primary user was still there at a look since the device's return, the last one."""
+    back, looked_to = proof.returned_at, proof.looked_to
+    return back is not None and looked_to is not None and looked_to >= back and not proof.user_gone
 
 
 def shown_within(sighting: Sighting, policy: Policy) -> timedelta:

@@ -1386,6 +1386,14 @@ def test_proof_that_comes_after_settling_was_given_up_makes_it_ready() -> None:
     assert told.path[-3:] == [State.ATTENTION, State.SETTLING, State.READY]
 
 
+def test_a_user_who_goes_only_after_the_return_proves_it_once_the_device_checks_in_again_soon() -> None:
+    """A device on battery may check in, leave the order alone and take it hours later, when its user goes."""
+    told = resetting().seen(20, 3, USER).back(41, 40, USER, DONE).seen(47, 46, USER, DONE)
+    told.seen(400, 395, NOBODY, DONE)
+    assert told.state is not State.READY
+    assert told.seen(402, 401, NOBODY, DONE).state is State.READY
+
+
 def test_a_device_that_nobody_looked_after_ends_failed() -> None:
     told = STORIES["not checked in"]().woken(3 * DAY + 14 * DAY)
     assert (told.state, told.code) == (State.FAILED, Code.NOBODY_ACTED)

@@ -51,7 +51,7 @@ def main() -> None:
 
     if span:
         guardrails.SPAN = timedelta(seconds=span)
-    # Counted from outside: the app knows of none of this.
+    # Counted from outside, by other methods in place of the app's own: the app knows of none of this.
     AzureTable.commit = commit  # type: ignore[method-assign]
     host.run = run
     host.main()

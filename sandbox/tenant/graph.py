@@ -417,8 +417,6 @@ class Tenant:
         match condition:
             case Test(property, "eq", (str() as value,)) if property in _SHOWN_AS_IT_IS:
                 devices = self.fleet.with_value(property, value)  # as the filter would find them, without a look at all
-            case _:
-                pass
 
         def shown(device: Device) -> Json | None:
             if oldest is not None and device.last_sync_at < oldest - quirks.clock_offset and not device.quirks:

@@ -141,7 +141,7 @@ class Instance:
         try:
             async with asyncio.timeout(limit.total_seconds() if limit else None):
                 await stage
-        except Exception as error:
+        except Exception as error:  # whatever a function raises, the host goes on
             self.failures.append(f"{name}: {error!r}")
             if self.failed is not None:
                 self.failed(name, error)

@@ -103,7 +103,7 @@ class Patience:
 
 
 async def _unpaced(_calls: int) -> None:
-    """Nobody else reads from this tenant."""
+    """Go at once: nobody else reads from this tenant, or what is read is paced otherwise."""
 
 
 _PASSING = (GraphThrottled, GraphUnavailable)

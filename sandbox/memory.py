@@ -12,9 +12,10 @@ from bisect import bisect_left, insort
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from itertools import batched
 from random import Random
 
-from shared.state.table import MAX_CHANGES, Change, ChangeKind, Conflict, Row, Scalar
+from shared.state.table import AT_ONCE, MAX_CHANGES, Change, ChangeKind, Conflict, Row, Scalar
 
 PAGE = 1000
 """Rows in one answer; between two of them other writers may come in."""
@@ -45,6 +46,16 @@ class MemoryTable:
         await asyncio.sleep(0)
         found = self._rows.get(key)
         await asyncio.sleep(0)
+        return found
+
+    async def get_many(self, keys: Sequence[str]) -> dict[str, Row]:
+        found: dict[str, Row] = {}
+        for some in batched(keys, AT_ONCE, strict=False):
+            for key in some:
+                _check_key(key)
+            await asyncio.sleep(0)
+            found |= {key: self._rows[key] for key in some if key in self._rows}
+            await asyncio.sleep(0)
         return found
 
     async def scan(

@@ -216,7 +216,7 @@ class Day:
             for task in day._errands:
                 task.cancel()
             for host in day.hosts:
-                await host.instance.stop()
+                await day.stop(host)
 
     def now(self) -> datetime:
         """The one true time."""
@@ -285,6 +285,13 @@ class Day:
         instance.start()
         return host
 
+    async def stop(self, host: Host) -> None:
+        """End an instance where it stands, and say what broke it before, where something did."""
+        try:
+            await host.instance.stop()
+        except RuntimeError as error:
+            self.rules.broken(f"{host.name} itself failed: {error!r}")
+
     def kill(self, host: Host, *, again: bool = True) -> None:
         """End an instance where it stands; another takes its place after a while."""
         if host.trouble.dead:
@@ -298,7 +305,7 @@ class Day:
         self._errand(self._bury(host, again=again))
 
     async def _bury(self, host: Host, *, again: bool) -> None:
-        await host.instance.stop()
+        await self.stop(host)
         if again or not self.hosts:
             await asyncio.sleep(self.people.choice((1, 20, 400)))
             self.start_instance()
@@ -407,7 +414,9 @@ class Day:
             elif device in self._watched:
                 # And once more, when what a list still shows of it counts as late.
                 seen = [at + after for at in changes for after in (soonest, lag, late)]
-                found += [max(now, at) + ahead for at in seen if now <= at + SEEN_WITHIN]
+                if any(at <= now <= at + SEEN_WITHIN for at in seen):
+                    return now + ahead
+                found += [at + ahead for at in seen if now < at]
         while self._sights:
             due, _, device = self._sights[0]
             if device in self._watched and device.due() == due:

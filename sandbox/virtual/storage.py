@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from sandbox.memory import MemoryQueues, MemoryTable, Message
-from shared.state.table import Change, Row
+from shared.state.table import AT_ONCE, Change, Row
 
 Delay = Callable[[], float]
 """Seconds that the next call takes, one way."""
@@ -27,6 +27,12 @@ class VirtualTable:
         self.calls["table get"] += 1
         await asyncio.sleep(self.delay())
         return await self.table.get(key)
+
+    async def get_many(self, keys: Sequence[str]) -> dict[str, Row]:
+        self.calls["table get"] += len(keys)
+        for _ in range(0, len(keys), AT_ONCE):
+            await asyncio.sleep(self.delay())
+        return await self.table.get_many(keys)
 
     async def scan(
         self, first: str, before: str, where: Mapping[str, str] | None = None, limit: int | None = None

@@ -24,12 +24,11 @@ Sources: Autopilot Reset removes the primary user and blocks the desktop until a
 documented, hence rules 2 and 4.
 """
 
-from dataclasses import replace
 from datetime import datetime, timedelta
 
 from shared.domain.devices import ActionResult, ActionState, Sighting
 from shared.domain.policy import Policy
-from shared.domain.reset import Proof, Reset
+from shared.domain.reset import Proof, Reset, changed
 from shared.domain.states import DEVICE_MAY_BE_TOLD
 
 RESET_ACTIONS = frozenset(
@@ -91,7 +90,7 @@ def weigh(reset: Reset, sighting: Sighting, policy: Policy) -> Proof:
     if last_sync > sighting.seen_at + policy.clock_tolerance:
         return proof  # no check-in lies in the future
     if proof.last_sync is None or last_sync > proof.last_sync:
-        proof = replace(proof, last_sync=last_sync)
+        proof = changed(proof, last_sync=last_sync)
     elif last_sync < proof.last_sync.replace(microsecond=0):  # records of older versions have fractions
         return proof  # a stale read: what else it shows is of that time too
 
@@ -99,16 +98,16 @@ def weigh(reset: Reset, sighting: Sighting, policy: Policy) -> Proof:
     taken_at = proof.taken_at
     if taken_at is None:
         taken_at = min(_taken_bounds(reset, sighting, action), default=None)
-        proof = replace(proof, taken_at=taken_at)
+        proof = changed(proof, taken_at=taken_at)
     if not sighting.listed and (taken_at is not None or sighting.seen_at >= last_sync + policy.reconcile_after):
-        proof = replace(proof, looked_to=proof.last_sync)  # else Graph may yet show that it took the order then
+        proof = changed(proof, looked_to=proof.last_sync)  # else Graph may yet show that it took the order then
     if taken_at is None:
         return proof
 
     back = proof.returned_at
     if back is not None and last_sync > back + A_SECOND and not proof.awake:
         if last_sync < back + policy.min_reset_duration:
-            proof = replace(proof, awake=True)
+            proof = changed(proof, awake=True)
         else:
             # So long a silence after its "return": that check-in was the one that took the order.
             taken_at = back
@@ -128,15 +127,15 @@ def weigh(reset: Reset, sighting: Sighting, policy: Policy) -> Proof:
             restarts = proof.restarts + 1
             proof = Proof(taken_at=taken_at, last_sync=proof.last_sync, looked_to=proof.looked_to, restarts=restarts)
         else:
-            proof = replace(proof, returned_at=last_sync)
+            proof = changed(proof, returned_at=last_sync)
 
     if proof.returned_at is None and _said(reset, sighting, action):
-        proof = replace(proof, taken_shown=True)
+        proof = changed(proof, taken_shown=True)
     state = (sighting.management_state or "").lower()
     before = (reset.before.management_state or "").lower()
     done = proof.done or (action is not None and action.state is ActionState.DONE)
     if sighting.seen_at >= taken_at + shown_within(sighting, policy):
-        proof = replace(
+        proof = changed(
             proof,
             open_late=proof.open_late or (action is not None and not done and action.state in OPEN),
             issued_late=proof.issued_late or (state in STATE_TAKEN and proof.returned_at is None),
@@ -144,14 +143,14 @@ def weigh(reset: Reset, sighting: Sighting, policy: Policy) -> Proof:
         )
     if sighting.listed:
         return proof
-    proof = replace(
+    proof = changed(
         proof, shown=proof.shown or action is not None, done=done, state_back=bool(state) and state == before
     )
     user_gone = proof.user_gone if sighting.primary_user is None else _user_gone(reset, sighting)
     if user_gone and _had_its_user_when_back(reset.proof) and not late_sign(proof):
         # It may have left the order alone until now, and be resetting: this is the return that must be confirmed.
-        proof = replace(proof, returned_at=last_sync, awake=False)
-    return replace(proof, user_gone=user_gone)
+        proof = changed(proof, returned_at=last_sync, awake=False)
+    return changed(proof, user_gone=user_gone)
 
 
 def _had_its_user_when_back(proof: Proof) -> bool:

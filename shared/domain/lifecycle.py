@@ -3,7 +3,7 @@
 It is pure: the same record, happening, time and policy give the same decision, so that any history can be replayed.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
@@ -15,7 +15,7 @@ from shared.domain.ids import OrderId
 from shared.domain.orders import AdminDecision, Answer, AnswerKind
 from shared.domain.policy import Policy
 from shared.domain.reasons import Code, Reason
-from shared.domain.reset import Event, EventKind, Reset
+from shared.domain.reset import Event, EventKind, Reset, changed
 from shared.domain.states import (
     DEVICE_MAY_BE_TOLD,
     IN_FLIGHT,
@@ -243,13 +243,12 @@ class _Course:
     events: list[Event] = field(default_factory=list)
     effects: set[Effect] = field(default_factory=set)
     changes: dict[str, object] = field(default_factory=dict)
-    """What is to change in `so_far`: copying so large a record is most of what a decision costs."""
+    """What is to change in `so_far`, which is copied once for all that changes in a row."""
 
     @property
     def reset(self) -> Reset:
         if self.changes:
-            # names are checked by dataclasses.replace
-            self.so_far, self.changes = replace(self.so_far, **self.changes), {}  # type: ignore[arg-type]
+            self.so_far, self.changes = changed(self.so_far, **self.changes), {}
         return self.so_far
 
     @property
@@ -609,26 +608,26 @@ def _follow_proof(course: _Course, sighting: Sighting) -> None:
         course.move(State.FAILED, Reason(Code.RESET_FAILED_ON_DEVICE, f"Intune shows: {failed}."))
         return
     _follow_check_ins(course, sighting)
-    shown = evidence.describe(proof)
-    if evidence.complete(course.reset) and course.reset.state is State.ATTENTION:
-        course.move(State.SETTLING, evidence=shown)
-    if evidence.complete(course.reset) and course.reset.state is State.SETTLING:
-        course.move(State.READY, evidence=shown)
+    complete = evidence.complete(course.reset)
+    if complete and course.reset.state is State.ATTENTION:
+        course.move(State.SETTLING, evidence=evidence.describe(proof))
+    if complete and course.reset.state is State.SETTLING:
+        course.move(State.READY, evidence=evidence.describe(proof))
     elif proof.restarts >= SILENCE_BROKEN and course.reset.state in DEVICE_MAY_BE_TOLD:
-        course.move(State.ATTENTION, Reason(Code.NOT_PROVEN), shown)
+        course.move(State.ATTENTION, Reason(Code.NOT_PROVEN), evidence.describe(proof))
 
 
 def _follow_check_ins(course: _Course, sighting: Sighting) -> None:
     """Move along as far as check-ins alone lead."""
     reset, policy = course.reset, course.policy
-    proof, shown = reset.proof, evidence.describe(reset.proof)
+    proof = reset.proof
     if proof.taken_at is not None and _before(course, State.RESETTING):
-        course.move(State.RESETTING, evidence=shown)
+        course.move(State.RESETTING, evidence=evidence.describe(proof))
         course.set(next_step=max(course.now, _look_again(course, sighting)))
     elif reset.state is State.RESETTING and reset.next_step is not None and not proof.probing:
         course.set(next_step=max(reset.next_step, _look_again(course, sighting)))
     if proof.returned_at is not None and _before(course, State.SETTLING):
-        course.move(State.SETTLING, evidence=shown)
+        course.move(State.SETTLING, evidence=evidence.describe(proof))
         course.set(next_step=course.now + policy.sync_grace)
 
 
@@ -713,7 +712,7 @@ def _resetting_step(course: _Course) -> None:
     back_by = (proof.taken_at or reset.since) + policy.usual_reset_duration
     if not evidence.late(proof) and proof.probed_at is None:
         _force_sync(course)
-        course.set(syncs=0, next_step=now + policy.reconcile_after / 2, proof=replace(proof, probing=True))
+        course.set(syncs=0, next_step=now + policy.reconcile_after / 2, proof=changed(proof, probing=True))
     elif now < back_by:
         course.set(next_step=back_by)
     elif reset.syncs < policy.sync_attempts:
@@ -729,9 +728,9 @@ def _sync_answered(course: _Course, answer: Answer) -> None:
     if answer.kind is not AnswerKind.ACCEPTED:
         course.note(EventKind.SYNC_NOT_TAKEN, evidence={"answer": answer.kind.value, "detail": answer.detail})
     elif reset.state is State.SETTLING and not reset.proof.awake:
-        course.set(proof=replace(reset.proof, asked_at=answer.server_time or course.now))
+        course.set(proof=changed(reset.proof, asked_at=answer.server_time or course.now))
     elif reset.state is State.RESETTING and reset.proof.probing and reset.proof.probed_at is None:
-        course.set(proof=replace(reset.proof, probed_at=answer.server_time or course.now))
+        course.set(proof=changed(reset.proof, probed_at=answer.server_time or course.now))
 
 
 def _force_sync(course: _Course) -> None:

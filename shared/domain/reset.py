@@ -11,7 +11,19 @@ from shared.domain.reasons import Reason
 from shared.domain.states import State
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+def changed[Record: (Proof, Reset)](record: Record, **changes: object) -> Record:
+    """The record with some of its fields changed, as `dataclasses.replace` does it at ten times the cost: it makes the
+    frozen record anew, field by field, and these are copied several times a step. Raises TypeError for a name that is
+    no field."""
+    fields = vars(record)
+    if not changes.keys() <= fields.keys():
+        raise TypeError(f"no field of {type(record).__name__}: {', '.join(changes.keys() - fields.keys())}")
+    copy = object.__new__(type(record))
+    object.__setattr__(copy, "__dict__", fields | changes)
+    return copy
+
+
+@dataclass(frozen=True, kw_only=True)
 class Proof:
     """What Graph has shown of the reset so far; all times on Graph's clock but `probed_at`. See `evidence`."""
 
@@ -51,7 +63,7 @@ class Proof:
     """Latest check-in that a close look has shown."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Reset:
     """One device's turnaround. Times are aware UTC, on our clock where nothing else is said."""
 

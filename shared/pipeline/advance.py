@@ -31,6 +31,7 @@ async def advance(
     together: Sequence[Change] = (),
     known: Mapping[ManagedDeviceId, Stored[Reset]] | None = None,
     at: datetime | None = None,
+    unless: Effect | None = None,
 ) -> dict[ManagedDeviceId, Decision]:
     """Step each device through what happened to it, in one transaction or as few as hold them, and commit.
 
@@ -38,6 +39,7 @@ async def advance(
     `together` is committed in the same transaction as all of them; then a conflict is not tried again here. `known` are
     the devices as the caller has read them, all of them: it saves reading them once more.
     `at` is the time by which the caller has decided what is in `together`.
+    A decision that asks for `unless` is answered, and not committed: the caller sees to that first, and comes again.
     Raises ContendedError when others keep changing a device, and at the first conflict where there is `together`.
     """
     decided: dict[ManagedDeviceId, Decision] = {}
@@ -56,6 +58,8 @@ async def advance(
                 continue
             decision = _steps(found.record, happenings[device], now, parts, who)
             decided[device] = decision
+            if unless in decision.effects:
+                continue
             if decision.reset != found.record or decision.events:
                 pending[device] = (decision, *changes_of(decision, found, now))
         groups = [changes for _, changes, _ in pending.values()]

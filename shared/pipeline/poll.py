@@ -7,7 +7,7 @@ from itertools import batched
 
 from shared.domain.devices import Sighting
 from shared.domain.ids import ManagedDeviceId
-from shared.domain.lifecycle import Effect, step
+from shared.domain.lifecycle import Effect
 from shared.pipeline.advance import advance
 from shared.pipeline.parts import BATCH, Parts, Shown
 from shared.pipeline.ports import GraphError
@@ -68,18 +68,10 @@ async def _handle(parts: Parts, listed: Iterable[Sighting]) -> list[datetime]:
         if not _just_handled(parts, sighting):
             newest[sighting.device] = max(newest.get(sighting.device, sighting), sighting, key=_checked_in)
     stored = await parts.store.resets(list(newest))
-    now = parts.clock()
-    close: list[ManagedDeviceId] = []
-    moved: list[ManagedDeviceId] = []
-    for device, found in stored.items():
-        decision = step(found.record, newest[device], now, parts.policy, WHO)
-        if Effect.LOOK in decision.effects:
-            close.append(device)
-        elif decision.reset != found.record:
-            moved.append(device)
-    for devices in batched(moved, BATCH, strict=False):
-        known = {device: stored[device] for device in devices}
-        await advance(parts, {device: [newest[device]] for device in devices}, WHO, known=known)
+    decisions = await advance(
+        parts, {device: [newest[device]] for device in stored}, WHO, known=stored, unless=Effect.LOOK
+    )
+    close = [device for device, decision in decisions.items() if Effect.LOOK in decision.effects]
     unread: list[datetime] = []
     behind: list[ManagedDeviceId] = []
     for devices in batched(close, BATCH, strict=False):

@@ -192,7 +192,8 @@ def window_key(request: RequestId) -> str:
 
 def stamp(at: datetime) -> str:
     """A time as text that orders as time does."""
-    return at.astimezone(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    text = at.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00")
+    return text.replace("-", "").replace(":", "") + "Z"
 
 
 # --- records ------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from shared.domain.states import TERMINAL, State
 from shared.domain.timing import WakeKind, wake
 from shared.state import rows
 from shared.state.rows import ClosedRecord, Due, EarlyApproval, OutboxRecord, Quiet, RequestRecord, SentRecord, Stored
-from shared.state.table import MAX_CHANGES, Change, Conflict, Row, Table, get_many
+from shared.state.table import MAX_CHANGES, Change, Conflict, Row, Table
 
 END = "~"
 """Orders after every character that a key of ours goes on with."""
@@ -53,7 +53,7 @@ class Store:
 
     async def resets(self, devices: Sequence[ManagedDeviceId]) -> dict[ManagedDeviceId, Stored[Reset]]:
         """Those of the devices that are in flight."""
-        found = await get_many(self.table, [rows.reset_key(device) for device in devices])
+        found = await self.table.get_many([rows.reset_key(device) for device in devices])
         records = (rows.stored(Reset, row) for row in found.values())
         return {stored.record.device: stored for stored in records}
 
@@ -103,7 +103,7 @@ class Store:
 
     async def requests(self, ids: Collection[RequestId]) -> dict[RequestId, RequestRecord]:
         """Those of the requests that are known."""
-        found = await get_many(self.table, [rows.request_key(request) for request in ids])
+        found = await self.table.get_many([rows.request_key(request) for request in ids])
         records = (rows.read(RequestRecord, row) for row in found.values())
         return {record.id: record for record in records}
 
@@ -126,7 +126,7 @@ class Store:
     async def is_closed(self, request: RequestId, abouts: Sequence[str]) -> set[str]:
         """Which of these (device ids, or references' keys) have ended under the request."""
         keys = {rows.closed_key(request, about): about for about in abouts}
-        return {keys[key] for key in await get_many(self.table, list(keys))}
+        return {keys[key] for key in await self.table.get_many(list(keys))}
 
     async def history(self, about: str) -> AsyncIterator[Event]:
         """The events of a device (its id) or of a request (`request:ID`), oldest first."""

@@ -5,7 +5,7 @@ Limits of an entity-group transaction: 100 entities of one partition, 4 MiB
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -18,6 +18,8 @@ if TYPE_CHECKING:  # heavy: only processes that open a table pay for it
 
 MAX_CHANGES = 100
 """Entities in one transaction."""
+AT_ONCE = 20
+"""Rows that are read side by side."""
 
 Scalar = str | bytes | int | bool | datetime
 
@@ -61,6 +63,10 @@ class Table(Protocol):
 
     async def get(self, key: str) -> Row | None:
         """The row with this key, or None."""
+        ...
+
+    async def get_many(self, keys: Sequence[str]) -> dict[str, Row]:
+        """Those of the rows that exist, by key; others may be written while they are read."""
         ...
 
     def scan(
@@ -123,6 +129,9 @@ class AzureTable:
             return _row(await self.client.get_entity(self.partition, key))
         except ResourceNotFoundError:
             return None
+
+    async def get_many(self, keys: Sequence[str]) -> dict[str, Row]:
+        return await each_of(self.get, keys)
 
     async def scan(
         self, first: str, before: str, where: Mapping[str, str] | None = None, limit: int | None = None
@@ -196,12 +205,12 @@ def _row(entity: Mapping[str, Scalar]) -> Row:
     return Row(str(entity["RowKey"]), values, etag)
 
 
-async def get_many(table: Table, keys: Sequence[str], at_once: int = 20) -> dict[str, Row]:
-    """Those of the rows that exist, by key."""
-    gate = asyncio.Semaphore(at_once)
+async def each_of(get: Callable[[str], Awaitable[Row | None]], keys: Sequence[str]) -> dict[str, Row]:
+    """Those of the rows that exist, by key, AT_ONCE of them at a time: Azure Tables has no call for several."""
+    gate = asyncio.Semaphore(AT_ONCE)
 
     async def one(key: str) -> Row | None:
         async with gate:
-            return await table.get(key)
+            return await get(key)
 
     return {row.key: row for row in await asyncio.gather(*map(one, keys)) if row is not None}

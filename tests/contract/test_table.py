@@ -9,7 +9,7 @@ import pytest
 
 from sandbox.azurite import ACCOUNT_KEY
 from sandbox.memory import MemoryTable
-from shared.state.table import AzureTable, Change, ChangeKind, Conflict, Row, Scalar, Table, get_many
+from shared.state.table import AzureTable, Change, ChangeKind, Conflict, Row, Scalar, Table
 
 STALE = "W/\"datetime'2020-01-01T00%3A00%3A00.0000000Z'\""
 """An ETag that no row has."""
@@ -154,7 +154,7 @@ async def test_rows_changed_while_a_scan_runs_do_not_upset_it(table: Table) -> N
 
 async def test_many_rows_are_read_at_once_and_missing_ones_left_out(table: Table) -> None:
     await table.commit([insert(f"r|{number}", n=number) for number in range(50)])
-    found = await get_many(table, [f"r|{number}" for number in range(25, 75)])
+    found = await table.get_many([f"r|{number}" for number in range(25, 75)])
     assert {key: row.values["n"] for key, row in found.items()} == {f"r|{number}": number for number in range(25, 50)}
 
 

@@ -42,7 +42,7 @@ from shared.pipeline.retention import forget
 from shared.pipeline.sweep import sweep
 from shared.pipeline.sync import sync
 from shared.state.store import Store
-from shared.state.table import Change, Row, Table
+from shared.state.table import Change, Row, Table, each_of
 
 START = datetime(2026, 11, 21, 9, 0, tzinfo=UTC)
 
@@ -123,6 +123,9 @@ class FaultyTable:
     async def get(self, key: str) -> Row | None:
         await self._call()
         return await self.table.get(key)
+
+    async def get_many(self, keys: Sequence[str]) -> dict[str, Row]:
+        return await each_of(self.get, keys)
 
     async def scan(
         self, first: str, before: str, where: Mapping[str, str] | None = None, limit: int | None = None

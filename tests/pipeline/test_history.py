@@ -60,6 +60,9 @@ class Watched:
     async def get(self, key: str) -> Row | None:
         return await self.table.get(key)
 
+    async def get_many(self, keys: Sequence[str]) -> dict[str, Row]:
+        return await self.table.get_many(keys)
+
     def scan(
         self, first: str, before: str, where: Mapping[str, str] | None = None, limit: int | None = None
     ) -> AsyncIterator[Row]:

@@ -255,8 +255,8 @@ MUTATIONS = (
     Mutation(
         "notices are handed on in another order",
         "shared/pipeline/notify.py",
-        "for notice in notices_in(body)",
-        "for notice in reversed(notices_in(body))",
+        "for notice in notices))",
+        "for notice in reversed(notices)))",
     ),
     Mutation(
         "history has the time of whoever writes it",

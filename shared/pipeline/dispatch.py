@@ -86,7 +86,7 @@ async def _dispatch(parts: Parts, named: Sequence[ManagedDeviceId]) -> None:
     if parts.clock() > turn + LATE:
         turn = await book(parts, len(cleared), Budget.WRITES)
     await until(parts, turn)
-    async with parts.sending:
+    async with parts.memory.sending:
         booked = await _commit_sending(parts, fresh)
     orders = booked.orders
     if not orders:

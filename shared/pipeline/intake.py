@@ -4,15 +4,16 @@ The message's work is done once the request is kept, with a wake-up of its own: 
 the sweep goes on with it. Doing any of it again changes nothing and answers the same.
 """
 
+import contextlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import batched
 
 from shared.domain import eligibility, guardrails
 from shared.domain.commands import STOPPING, is_command
-from shared.domain.devices import DeviceFacts, DeviceReference
+from shared.domain.devices import DeviceFacts, DeviceReference, ReferenceKind
 from shared.domain.guardrails import Approval, Terms
 from shared.domain.ids import ManagedDeviceId, RequestId
 from shared.domain.lifecycle import Decision
@@ -35,6 +36,7 @@ from shared.pipeline.refusal import refuse, refuse_message
 from shared.pipeline.waves import WAVE_LOOK, next_wave
 from shared.state import rows
 from shared.state.rows import Quiet, RequestRecord, RequestState, Stored
+from shared.state.store import END
 from shared.state.table import Change, Conflict
 
 log = logging.getLogger(__name__)
@@ -159,8 +161,11 @@ async def _refuse_message(parts: Parts, refused: RefusedMessage) -> None:
 
 
 async def resume(parts: Parts, request_id: RequestId) -> None:
-    """Go on with a request whose wake-up has come: look its devices up, or refuse it where parts are still missing."""
+    """Go on with a request whose wake-up has come: look its devices up, or refuse it where parts are still missing. One
+    that another instance has begun meanwhile is left to it."""
     known = await parts.store.request(request_id)
+    if known is not None and known.record.due is not None and known.record.due > rows.due_key(parts.clock(), END):
+        return
     if known is not None and known.record.state is RequestState.RECEIVING:
         try:
             if (await _accept(parts, known)).state is RequestState.RECEIVING:
@@ -178,7 +183,18 @@ async def resume(parts: Parts, request_id: RequestId) -> None:
 
 
 async def expand(parts: Parts, request_id: RequestId) -> None:
-    """Look up every device of an accepted request and decide for each. Interrupted, it goes on where it stopped."""
+    """Look up every device of an accepted request and decide for each. Interrupted, it goes on where it stopped; what
+    this process is at already is left to that."""
+    if request_id in parts.memory.taking_in:
+        return
+    parts.memory.taking_in.add(request_id)
+    try:
+        await _expand(parts, request_id)
+    finally:
+        parts.memory.taking_in.remove(request_id)
+
+
+async def _expand(parts: Parts, request_id: RequestId) -> None:
     known = await parts.store.request(request_id)
     if known is None or known.record.state is not RequestState.ACCEPTED:
         return
@@ -192,12 +208,16 @@ async def expand(parts: Parts, request_id: RequestId) -> None:
     if len(references) > MAX_DEVICES:
         await refuse(parts, known, Reason(Code.TOO_MANY_DEVICES))
         return
-    try:
-        findings = await find(await parts.intune(), list(references), parts.policy)
-    except GraphError as error:
-        log.warning("request %s waits, since its devices could not be looked up: %s", request_id, error)
-        await _try_later(parts, known, error)
-        return
+    large = _is_large(references)
+    async with parts.memory.finding if large else contextlib.nullcontext():
+        if large and not await _claim(parts, known):
+            return
+        try:
+            findings = await find(await parts.intune(), list(references), parts.policy)
+        except GraphError as error:
+            log.warning("request %s waits, since its devices could not be looked up: %s", request_id, error)
+            await _try_later(parts, request_id, error)
+            return
     devices = named_devices(references, findings)
     if eligibility.is_unknown(known.record.requester, parts.policy) and parts.policy.halt_on_unknown_requester:
         why = f"Request {request_id} came from {known.record.requester!r}, whom nobody knows."
@@ -209,6 +229,11 @@ async def expand(parts: Parts, request_id: RequestId) -> None:
     known = await parts.store.request(request_id)
     if known is not None and _goes_on(known.record, digest):
         await _settle(parts, known, _expanded(known.record, len(devices), parts.clock()))
+
+
+def _is_large(references: Collection[DeviceReference]) -> bool:
+    """Whether a request may name more devices than are ordered together; a small one waits for no other."""
+    return len(references) > BATCH or any(one.kind is ReferenceKind.GROUP_TAG for one in references)
 
 
 def _goes_on(record: RequestRecord, digest: str) -> bool:
@@ -233,8 +258,18 @@ def _expanded(record: RequestRecord, devices: int, now: datetime) -> RequestReco
     return replace(record, state=RequestState.EXPANDED, devices=devices, due=due)
 
 
-async def _try_later(parts: Parts, known: Stored[RequestRecord], error: GraphError) -> None:
-    now, record = parts.clock(), known.record
+async def _claim(parts: Parts, known: Stored[RequestRecord]) -> bool:
+    """Whether nobody has changed the request since it was read. Its wake-up is put off, so that no other instance
+    begins with it too."""
+    due = rows.due_key(parts.clock() + RETRY, f"request:{known.record.id}")
+    return await _settle(parts, known, replace(known.record, due=due))
+
+
+async def _try_later(parts: Parts, request_id: RequestId, error: GraphError) -> None:
+    known, now = await parts.store.request(request_id), parts.clock()
+    if known is None or known.record.state is not RequestState.ACCEPTED:
+        return
+    record = known.record
     if now >= record.received_at + parts.policy.lookup_for:
         await refuse(parts, known, Reason(Code.LOOKUP_FAILED, str(error)[:LONGEST_PROBLEM]))
         return
@@ -243,11 +278,14 @@ async def _try_later(parts: Parts, known: Stored[RequestRecord], error: GraphErr
     await _settle(parts, known, replace(record, tries=record.tries + 1, due=due))
 
 
-async def _settle(parts: Parts, known: Stored[RequestRecord], record: RequestRecord) -> None:
+async def _settle(parts: Parts, known: Stored[RequestRecord], record: RequestRecord) -> bool:
+    """Write the record; False where another instance has changed it, and goes on with it."""
     try:
         await parts.store.commit(rows.update_request(known, record))
     except Conflict:
         log.info("request %s: another instance goes on with it", record.id)
+        return False
+    return True
 
 
 async def _set_terms(

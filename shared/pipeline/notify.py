@@ -1,5 +1,6 @@
 """Deliver notices: each as a CloudEvents 1.0 message on the queue that its request named."""
 
+import logging
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -7,7 +8,11 @@ from functools import partial
 from pydantic import TypeAdapter
 
 from shared.domain.notices import Notice
-from shared.pipeline.parts import Parts, each
+from shared.messages.queues import NOTICES
+from shared.pipeline.parts import Parts, bodies, each
+from shared.state import rows
+
+log = logging.getLogger(__name__)
 
 SOURCE = "/turnaround"
 TYPE_PREFIX = "io.turnaround."
@@ -22,9 +27,24 @@ _READER = TypeAdapter(_Message)
 
 
 async def notify(parts: Parts, body: str) -> None:
-    """Hand every notice of a message to its queue, in order; one that cannot be delivered holds up no other. Repeated
-    after a failure, the ids stay the same."""
-    await each(*(partial(parts.queues.send, notice.queue, envelope(notice)) for notice in notices_in(body)))
+    """Hand every notice of a message to its queue, in order. One that cannot be delivered holds up no other, and comes
+    again in a message of its own: of a hundred that share one, few would ever all go well together. The ids stay the
+    same. Raises ExceptionGroup where none could be delivered."""
+    notices, delivered = notices_in(body), list[Notice]()
+
+    async def deliver(notice: Notice) -> None:
+        await parts.queues.send(notice.queue, envelope(notice))
+        delivered.append(notice)
+
+    try:
+        await each(*(partial(deliver, notice) for notice in notices))
+    except ExceptionGroup as failed:
+        if not delivered:
+            raise
+        log.warning("%s of %s notices come again: %s", len(failed.exceptions), len(notices), failed.exceptions[0])
+        left = [rows.doc(notice) for notice in notices if notice not in delivered]
+        for again in bodies(NOTICES, left):
+            await parts.queues.send(NOTICES, again)
 
 
 def notices_in(body: str) -> list[Notice]:

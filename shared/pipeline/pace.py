@@ -29,7 +29,7 @@ async def await_turn(parts: Parts, calls: int, budget: Budget = Budget.WRITES) -
 
 async def book(parts: Parts, calls: int, budget: Budget, ahead: timedelta = timedelta(0)) -> datetime:
     """When this many calls may go to Graph: as soon as may be, but not sooner than `ahead` of now."""
-    async with parts.booking:
+    async with parts.memory.booking:
         while True:
             before = await parts.store.pace(budget)
             start, pace = reserve(before.record if before else None, parts.clock() + ahead, calls, budget, parts.policy)

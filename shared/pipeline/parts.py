@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from shared.domain.ids import ManagedDeviceId, UserId
+from shared.domain.ids import ManagedDeviceId, RequestId, UserId
 from shared.domain.notices import Notice
 from shared.domain.policy import Policy
 from shared.messages import queues
@@ -31,6 +31,22 @@ BATCH = 20
 
 
 @dataclass(frozen=True, slots=True)
+class Memory:
+    """What one process knows between its invocations, and needs not survive it."""
+
+    handled: dict[ManagedDeviceId, tuple[Shown, datetime]] = field(default_factory=dict)
+    """What a list of check-ins, asked for when, showed of a device that this process handled; see `poll`."""
+    booking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Keeps apart what books Graph's budget: it would only meet its own conflicts."""
+    sending: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """The same for what the caps count."""
+    finding: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Keeps apart the look-ups of large requests: the first one's devices go out while the next one's are read."""
+    taking_in: set[RequestId] = field(default_factory=set)
+    """Requests that are being taken in, or stand in line for it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Parts:
     """Everything a stage may touch. Clock, ids and sleep are parts too, so that a run can be replayed."""
 
@@ -45,12 +61,7 @@ class Parts:
     """A fresh GUID each time."""
     sleep: Callable[[float], Awaitable[None]]
     """Seconds."""
-    handled: dict[ManagedDeviceId, tuple[Shown, datetime]] = field(default_factory=dict)
-    """What a list of check-ins, asked for when, showed of a device that this process handled; see `poll`."""
-    booking: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Keeps apart what books Graph's budget in this process: it would only meet its own conflicts."""
-    sending: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """The same for what the caps count."""
+    memory: Memory = field(default_factory=Memory)
 
 
 def to_dispatch(at: datetime, device: ManagedDeviceId) -> Outgoing:

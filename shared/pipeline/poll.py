@@ -53,8 +53,8 @@ async def _look_since(parts: Parts, watermark: datetime) -> datetime:
             batch = []
     unread += await _handle(parts, batch)
     now = parts.clock()
-    for device in [one for one, (_, at) in parts.handled.items() if now - at > parts.policy.reconcile_after]:
-        del parts.handled[device]
+    for device in [one for one, (_, at) in parts.memory.handled.items() if now - at > parts.policy.reconcile_after]:
+        del parts.memory.handled[device]
     # A device whose record is dated into the future must not hide the others' check-ins.
     newest = min(newest, now + timedelta(minutes=5))
     return min(newest, max(min(unread, default=newest), now - UNREAD_FOR))
@@ -81,14 +81,14 @@ async def _handle(parts: Parts, listed: Iterable[Sighting]) -> list[datetime]:
         unread += [_checked_in(newest[device]) for device in devices if device not in sightings]
         behind += [one for one in devices if _checked_in(sightings.get(one)) < _checked_in(newest[one])]
     handled = {device: (_shown(seen), seen.seen_at) for device, seen in newest.items() if device not in behind}
-    parts.handled.update(handled)
+    parts.memory.handled.update(handled)
     return unread
 
 
 def _just_handled(parts: Parts, sighting: Sighting) -> bool:
     """Whether the same was handled by this process lately, and has not come to count as late since: each list shows the
     check-ins of the last quarter of an hour or so again."""
-    shown, at = parts.handled.get(sighting.device, (None, None))
+    shown, at = parts.memory.handled.get(sighting.device, (None, None))
     if at is None or shown != _shown(sighting) or parts.clock() - at >= parts.policy.reconcile_after:
         return False
     return not at < _checked_in(sighting) + parts.policy.lists_lag <= sighting.seen_at

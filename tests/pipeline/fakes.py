@@ -35,7 +35,7 @@ from shared.pipeline.control import control
 from shared.pipeline.dispatch import dispatch
 from shared.pipeline.intake import intake
 from shared.pipeline.notify import notify
-from shared.pipeline.parts import Parts
+from shared.pipeline.parts import Memory, Parts
 from shared.pipeline.poll import poll
 from shared.pipeline.ports import GraphError
 from shared.pipeline.retention import forget
@@ -222,6 +222,7 @@ class FakeIntune:
         self.batches: list[list[Order]] = []
         """The orders of each call of `reset`."""
         self.before_reset: Callable[[Sequence[Order]], Awaitable[None]] | None = None
+        self.before_find: Callable[[Sequence[DeviceReference]], Awaitable[None]] | None = None
         self.checked_in: list[Sighting] | None = None
         """What `changed_since` lists; None: what the devices' records say."""
 
@@ -232,6 +233,8 @@ class FakeIntune:
 
     async def find(self, references: Sequence[DeviceReference]) -> Mapping[DeviceReference, Finding]:
         await self._read("find")
+        if self.before_find is not None:
+            await self.before_find(references)
         named = self._named()
         return {
             reference: self.findings.get(reference) or Finding(tuple(self._found(reference, named)))
@@ -490,7 +493,7 @@ class Rig:
 
     def other_instance(self) -> Parts:
         """The parts of another process of the same app, which has no faults."""
-        return replace(self.parts, store=self.store, handled={}, booking=asyncio.Lock(), sending=asyncio.Lock())
+        return replace(self.parts, store=self.store, memory=Memory())
 
     async def forget(self) -> None:
         """Retention, as the sweep calls it."""

@@ -386,9 +386,9 @@ async def test_s5_an_instance_that_found_other_devices_before_takes_none_of_them
     async def left_and_looked_up_anew() -> None:
         """By another instance, which dies once it has written down the newer terms."""
         leaves(world)
-        dying = FaultyTable(world.table, fail_at=2)
+        dying = FaultyTable(world.table, fail_at=3)
         with pytest.raises(Crash):
-            await expand(replace(world.parts, store=Store(dying)), RequestId("R1"))
+            await expand(replace(world.other_instance(), store=Store(dying)), RequestId("R1"))
 
     world.meanwhile(f"reset|{device_id(1)}", left_and_looked_up_anew)
     await expand(world.parts, RequestId("R1"))

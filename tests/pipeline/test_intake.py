@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -500,6 +501,78 @@ async def test_two_instances_that_expand_the_same_request_at_once_take_each_devi
     await world.tick(seconds=40)
     expected, _ = await undisturbed()
     assert await outcome(world) == expected
+
+
+@dataclass
+class Lookups:
+    """Lookups that wait until they may end."""
+
+    world: Rig
+    begun: list[str] = field(default_factory=list)
+    may_end: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def __call__(self, references: Sequence[DeviceReference]) -> None:
+        self.begun.append(references[0].value)
+        await self.may_end.wait()
+
+    async def turn(self) -> None:
+        """Whatever can go on does."""
+        for _ in range(100):
+            await asyncio.sleep(0)
+
+
+def held_up(world: Rig) -> Lookups:
+    lookups = Lookups(world)
+    world.intune.before_find = lookups
+    return lookups
+
+
+async def test_large_requests_are_looked_up_one_after_the_other_and_a_small_one_waits_for_none_of_them() -> None:
+    world = rig(device(1), device(2))
+    lookups = held_up(world)
+    async with asyncio.TaskGroup() as group:
+        for number, names in enumerate(([{"groupTag": "LAB"}], [{"groupTag": "HALL"}], [{"serialNumber": "SN2"}])):
+            group.create_task(intake(world.parts, asking(request=f"R{number}", devices=names)))
+            await lookups.turn()
+        assert lookups.begun == ["LAB", "SN2"]
+        lookups.may_end.set()
+    assert lookups.begun == ["LAB", "SN2", "HALL"]
+    assert [await request_state(world, f"R{number}") for number in range(3)] == [RequestState.EXPANDED] * 3
+
+
+async def test_a_request_that_is_being_taken_in_or_in_line_is_left_to_that_by_the_sweep_of_the_same_process() -> None:
+    world = rig(device(1))
+    lookups = held_up(world)
+    async with asyncio.TaskGroup() as group:
+        for number in (1, 2):
+            group.create_task(intake(world.parts, asking(request=f"R{number}", devices=[{"groupTag": "LAB"}])))
+        await lookups.turn()
+        world.clock.forward(minutes=5)
+        await sweep(world.parts)
+        assert lookups.begun == ["LAB"]
+        lookups.may_end.set()
+    assert lookups.begun == ["LAB", "LAB"]
+
+
+async def test_a_large_request_whose_lookup_has_begun_is_begun_by_no_other_instance_one_in_line_is() -> None:
+    world = rig(device(1))
+    lookups = held_up(world)
+    async with asyncio.TaskGroup() as group:
+        for number, tag in enumerate(("LAB", "HALL"), start=1):
+            asks = asking(request=f"R{number}", devices=[{"groupTag": tag}])
+            world.intune.down = {"find"}
+            await intake(world.parts, asks)
+        world.intune.down = set()
+        world.clock.forward(minutes=5)
+        group.create_task(expand(world.parts, R1))
+        group.create_task(expand(world.parts, RequestId("R2")))
+        await lookups.turn()
+        group.create_task(sweep(world.other_instance()))
+        await lookups.turn()
+        assert lookups.begun == ["LAB", "HALL"]
+        lookups.may_end.set()
+    assert lookups.begun == ["LAB", "HALL"]
+    assert await request_state(world, "R2") is RequestState.EXPANDED
 
 
 async def test_an_instance_that_was_frozen_does_not_take_a_device_anew_whose_turnaround_has_ended() -> None:

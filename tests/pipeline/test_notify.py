@@ -94,14 +94,35 @@ async def test_a_message_delivered_again_after_a_failure_tells_the_same_with_the
     assert world.told_types() == {"request.accepted": 1, "device.refused": 2}
 
 
-async def test_a_notice_that_cannot_be_delivered_holds_up_no_other() -> None:
+async def test_a_notice_that_cannot_be_delivered_holds_up_no_other_and_repeats_none() -> None:
+    world = rig(device(1), device(2, operating_system="iOS"))
+    await world.ask(1, 2)
+    (body, other) = sorted(world.queues.waiting(NOTICES), key=len)
+    notices = json.loads(body)["notices"] + json.loads(other)["notices"]
+    astray = notices[0] | {"id": "astray", "queue": "No_Queue"}
+    await notify(world.parts, json.dumps({"notices": [astray, *notices]}))
+    assert [one["id"] for one in world.told()] == [notice["id"] for notice in notices]
+    (again,) = [one for one in world.queues.waiting(NOTICES) if one not in (body, other)]
+    assert json.loads(again) == {"notices": [astray]}
+    with pytest.raises(ExceptionGroup):
+        await notify(world.parts, again)
+
+
+async def test_where_what_could_not_be_delivered_cannot_be_put_back_the_whole_message_comes_again() -> None:
     world = rig(device(1))
     await world.ask(1)
     (accepted,) = world.queues.waiting(NOTICES)
     (notice,) = json.loads(accepted)["notices"]
-    astray = notice | {"id": "astray", "queue": "No_Queue"}
-    with pytest.raises(ExceptionGroup):
-        await notify(world.parts, json.dumps({"notices": [astray, notice]}))
+    real = world.queues.send
+
+    async def fails(queue: str, body: str) -> None:
+        if queue == NOTICES:
+            raise OSError("away")
+        await real(queue, body)
+
+    world.queues.send = fails  # type: ignore[method-assign]  # the fault
+    with pytest.raises(OSError, match="away"):
+        await notify(world.parts, json.dumps({"notices": [notice | {"id": "astray", "queue": "No_Queue"}, notice]}))
     assert [one["id"] for one in world.told()] == [notice["id"]]
 
 

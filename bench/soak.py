@@ -35,6 +35,11 @@ LOOK_EVERY = 1.0
 LOOKS = 15
 """Looks that make one figure, by their median: what is in flight differs from second to second."""
 PATIENCE = timedelta(minutes=5)
+COUNTED = ("files", "sockets", "threads", "tasks", "blocks", "interned")
+COLUMNS = (
+    *("Host's process", "turnovers ended", "resident, MB", "open files", "of them sockets", "threads", "tasks"),
+    *("blocks of Python's heap", "interned strings"),
+)
 TELLS_END = (NoticeType.DEVICE_READY, NoticeType.DEVICE_REFUSED, NoticeType.DEVICE_FAILED, NoticeType.DEVICE_ATTENTION)
 
 
@@ -49,6 +54,11 @@ class Look:
     sockets: int
     threads: int
     tasks: int
+    blocks: int
+    """Of Python's heap, in use; garbage in cycles too, until it is collected."""
+    interned: int
+    """Strings that Python keeps once each. Where these stay and memory grows, the table that holds them was made anew,
+    larger, since strings came and went: that has a bound."""
     ended: int
     """Devices whose end was told by then."""
 
@@ -105,8 +115,7 @@ async def _soak(started: Stack, folder: Path, length: timedelta) -> Table:
     rows = [_row(name, _median(looks[end - LOOKS : end])) for name, end in at.items()]
     rows.append(_row(f"+ {length.total_seconds() / 60:g} min", _median(looks[-LOOKS:])))
     rows.append(_row("nothing in flight any more", rest))
-    columns = ("Host's process", "turnovers ended", "resident, MB", "open files", "of them sockets", "threads", "tasks")
-    return Table(columns, tuple(rows))
+    return Table(COLUMNS, tuple(rows))
 
 
 async def _send(sender: Sender, number: int) -> None:
@@ -121,21 +130,22 @@ def _ended(sender: Sender) -> int:
 
 def _look(process: psutil.Process, folder: Path, ended: int) -> Look:
     sockets = len(process.net_connections("all"))
-    tasks = local.figures(folder)["tasks"]
+    held = local.figures(folder)
     resident = process.memory_info().rss / 10**6
-    return Look(resident, process.num_fds(), sockets, process.num_threads(), tasks, ended)
+    files, threads = process.num_fds(), process.num_threads()
+    return Look(resident, files, sockets, threads, held["tasks"], held["blocks"], held["interned"], ended)
 
 
 def _median(looks: Sequence[Look]) -> Look:
     def of(name: str) -> float:
         return statistics.median([float(getattr(look, name)) for look in looks])
 
-    counted = {name: round(of(name)) for name in ("files", "sockets", "threads", "tasks")}
+    counted = {name: round(of(name)) for name in COUNTED}
     return replace(looks[-1], resident=of("resident"), **counted)
 
 
 def _row(name: str, look: Look) -> tuple[Cell, ...]:
-    return name, look.ended, look.resident, look.files, look.sockets, look.threads, look.tasks
+    return name, look.ended, look.resident, *(getattr(look, counted) for counted in COUNTED)
 
 
 if __name__ == "__main__":

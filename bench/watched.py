@@ -34,9 +34,18 @@ async def commit(self: AzureTable, changes: Sequence[Change]) -> None:
 async def _watch(file: Path) -> None:
     while True:
         scratch = file.with_suffix(".tmp")
-        scratch.write_text(json.dumps({"tasks": len(asyncio.all_tasks()), **counts}), "utf-8")
+        scratch.write_text(json.dumps({**_held(), **counts}), "utf-8")
         scratch.replace(file)
         await asyncio.sleep(EVERY)
+
+
+def _held() -> dict[str, int]:
+    """What this process holds that cannot be seen from outside."""
+    return {
+        "tasks": len(asyncio.all_tasks()),
+        "blocks": sys.getallocatedblocks(),
+        "interned": sys.getunicodeinternedsize(),
+    }
 
 
 def main() -> None:

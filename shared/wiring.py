@@ -61,11 +61,17 @@ def store() -> "Store":
 
     set_ = settings()
     if set_.storage_connection:
-        table = AzureTable.open(set_.table, set_.tenant_id, connection=set_.storage_connection)
+        table = AzureTable.open(
+            set_.table, set_.tenant_id, connection=set_.storage_connection, use_env_settings=_proxied()
+        )
     else:
         endpoint = set_.storage_identity.tableserviceuri or ""
         table = AzureTable.open_with_identity(
-            set_.table, set_.tenant_id, endpoint=endpoint, credential=_storage_credential(endpoint)
+            set_.table,
+            set_.tenant_id,
+            endpoint=endpoint,
+            credential=_storage_credential(endpoint),
+            use_env_settings=_proxied(),
         )
     return Store(table)
 
@@ -83,9 +89,17 @@ def _queue_service() -> "QueueServiceClient":
 
     set_ = settings()
     if set_.storage_connection:
-        return QueueServiceClient.from_connection_string(set_.storage_connection)
+        return QueueServiceClient.from_connection_string(set_.storage_connection, use_env_settings=_proxied())
     endpoint = set_.storage_identity.queueserviceuri or ""
-    return QueueServiceClient(endpoint, credential=_storage_credential(endpoint))
+    return QueueServiceClient(endpoint, credential=_storage_credential(endpoint), use_env_settings=_proxied())
+
+
+def _proxied() -> bool:
+    """Whether this machine has proxies, asked once: aiohttp would ask before every call to storage, and read ~/.netrc
+    twice, whose password for any host (`default`) makes each call fail."""
+    from urllib.request import getproxies
+
+    return bool(getproxies())
 
 
 def _storage_credential(address: str) -> "AsyncTokenCredential | None":

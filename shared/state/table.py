@@ -89,20 +89,28 @@ class AzureTable:
     calls: int = 0
 
     @classmethod
-    def open(cls, table: str, partition: str, *, connection: str) -> Self:
-        """By connection string."""
+    def open(cls, table: str, partition: str, *, connection: str, use_env_settings: bool = True) -> Self:
+        """By connection string. `use_env_settings` lets the SDK ask the environment for a proxy."""
         from azure.data.tables.aio import TableClient
 
-        return cls(TableClient.from_connection_string(connection, table), partition)
+        client = TableClient.from_connection_string(connection, table, use_env_settings=use_env_settings)
+        return cls(client, partition)
 
     @classmethod
     def open_with_identity(
-        cls, table: str, partition: str, *, endpoint: str, credential: "AsyncTokenCredential | None"
+        cls,
+        table: str,
+        partition: str,
+        *,
+        endpoint: str,
+        credential: "AsyncTokenCredential | None",
+        use_env_settings: bool = True,
     ) -> Self:
-        """By identity, as in Azure; without one where the endpoint carries a SAS."""
+        """By identity, as in Azure; without one where the endpoint carries a SAS. See `open`."""
         from azure.data.tables.aio import TableClient
 
-        return cls(TableClient(endpoint, table, credential=credential), partition)
+        client = TableClient(endpoint, table, credential=credential, use_env_settings=use_env_settings)
+        return cls(client, partition)
 
     async def __aenter__(self) -> Self:
         return self

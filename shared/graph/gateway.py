@@ -623,6 +623,8 @@ class GraphIntune:
             async with asyncio.timeout(self._timeout):
                 response = await self._sdk.http.send(request)
             outcome, graphs_id = response.status_code, response.headers.get("request-id")
+            # httpx lets an answer and its stream hold each other: each page read would stay until a full collection.
+            response.stream = httpx.ByteStream(b"")
             return response
         finally:
             _log.info(

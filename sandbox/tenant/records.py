@@ -3,6 +3,7 @@
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Literal
 
 from sandbox.graph_schema.schema import Version
@@ -219,6 +220,7 @@ def old_actions(plan: Blueprint, since: datetime) -> list[Json]:
     return results
 
 
+@cache
 def user_properties(user: User | None) -> Json:
     """The properties of a managedDevice that name its primary user; all absent without one."""
     if user is None:

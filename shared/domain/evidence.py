@@ -9,7 +9,9 @@ Graph never says "ready". What it shows is weighed by these rules:
    order, or sooner than `sync_answer` after a forced sync that tests the silence, means that the reset has not run yet:
    the clock starts anew.
 3. *Returned.* The first check-in after the silence, confirmed by another one less than `min_reset_duration` later: a
-   device that was merely off, and takes the reset at the check-in that looks like its return, falls silent again.
+   device that was merely off, and takes the reset at the check-in that looks like its return, falls silent again. It
+   may take the reset later still: where only a look after the return shows that the action is done or the user gone,
+   and nothing else changed late, the check-in of that look is the return that is to be confirmed.
 4. *Done.* Our action's result says done; and where there was a primary user before, that user is gone. Either may
    appear as early as at the order itself, so neither counts alone: one of them must have appeared late (the action was
    still open, or the user still there, well after the device had taken the order), or the silence must have been put to
@@ -147,16 +149,11 @@ def weigh(reset: Reset, sighting: Sighting, policy: Policy) -> Proof:
         proof, shown=proof.shown or action is not None, done=done, state_back=bool(state) and state == before
     )
     user_gone = proof.user_gone if sighting.primary_user is None else _user_gone(reset, sighting)
-    if user_gone and _had_its_user_when_back(reset.proof) and not late_sign(proof):
-        # It may have left the order alone until now, and be resetting: this is the return that must be confirmed.
+    news = (user_gone and not reset.proof.user_gone) or (done and not reset.proof.done)
+    if news and proof.returned_at is not None and not late_sign(proof):
+        # It may have left the order alone until now, and be resetting.
         proof = changed(proof, returned_at=last_sync, awake=False)
     return changed(proof, user_gone=user_gone)
-
-
-def _had_its_user_when_back(proof: Proof) -> bool:
-    """Whether the old primary user was still there at a look since the device's return, the last one."""
-    back, looked_to = proof.returned_at, proof.looked_to
-    return back is not None and looked_to is not None and looked_to >= back and not proof.user_gone
 
 
 def shown_within(sighting: Sighting, policy: Policy) -> timedelta:

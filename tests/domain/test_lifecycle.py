@@ -1394,6 +1394,27 @@ def test_a_user_who_goes_only_after_the_return_proves_it_once_the_device_checks_
     assert told.seen(402, 401, NOBODY, DONE).state is State.READY
 
 
+def test_a_user_who_is_missed_first_at_the_check_in_that_confirms_the_return_may_have_gone_just_then() -> None:
+    told = triggered().seen(9, 3, USER).listed(41, 40).listed(51, 50).seen(51, 50, NOBODY)
+    assert told.state is State.SETTLING
+    assert told.seen(54, 53, NOBODY).state is State.READY
+
+
+def test_an_action_that_is_done_only_after_the_return_proves_it_once_the_device_checks_in_again_soon() -> None:
+    """The user went with the order, the device was off when its silence was tested, and takes the order only now."""
+    told = triggered().seen(3.5, 3, NOBODY, PENDING).woken(8.5).sync_answered(8.6)
+    told.back(41, 40, NOBODY, PENDING).seen(51, 50, NOBODY, DONE)
+    assert told.state is State.SETTLING
+    assert told.seen(54, 53, NOBODY, DONE).state is State.READY
+
+
+def test_a_device_that_takes_its_order_only_after_its_return_is_ready_after_the_next_one() -> None:
+    told = triggered().seen(3.5, 3, NOBODY, PENDING).woken(8.5).sync_answered(8.6)
+    told.back(41, 40, NOBODY, PENDING).seen(51, 50, NOBODY, DONE).woken(56).sync_answered(56)
+    assert told.seen(86, 85, NOBODY, DONE).state is State.SETTLING
+    assert told.seen(90, 89, NOBODY, DONE).state is State.READY
+
+
 def test_a_device_that_nobody_looked_after_ends_failed() -> None:
     told = STORIES["not checked in"]().woken(3 * DAY + 14 * DAY)
     assert (told.state, told.code) == (State.FAILED, Code.NOBODY_ACTED)

@@ -192,6 +192,18 @@ MUTATIONS = (
         "return proof.returned_at is not None and proof.awake and done(reset)",
     ),
     Mutation(
+        "what shows only after the return is proof at once",
+        "shared/domain/evidence.py",
+        "    if news and proof.returned_at is not None and not late_sign(proof):\n",
+        "    if False:\n",
+    ),
+    Mutation(
+        "an action that is done only after the return is proof at once",
+        "shared/domain/evidence.py",
+        " or (done and not reset.proof.done)\n",
+        "\n",
+    ),
+    Mutation(
         "a device is ready when it is back",
         "shared/domain/evidence.py",
         "return proof.returned_at is not None and proof.awake and done(reset) and tested(reset)",

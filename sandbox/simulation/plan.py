@@ -261,10 +261,12 @@ class _Hard:
     """Once they were reset, all of them are enrolled anew and asked for again."""
 
 
+_DOZED: Json = {"check_in_every": "PT10M", "off_from": "PT8M", "off_until": "PT40M", "failure": "power"}
+
 _HARD: Sequence[_Hard] = (
     # Nothing shows late, some copies of Graph show what was before the order, and devices are merely off for a while.
     _Hard(
-        {"check_in_every": "PT10M", "off_from": "PT8M", "off_until": "PT40M", "failure": "power"},
+        _DOZED,
         {
             "action_results": "always_empty",
             "management_state": "never",
@@ -283,9 +285,23 @@ _HARD: Sequence[_Hard] = (
     _Hard({"first_check_in": "PT4M"}, {"write_limit": 21}, {"writes_per_window": 21}, devices=50),
 )
 
+_BATTERY = tuple(
+    _Hard(
+        {**_DOZED, "on_battery_until": until},
+        {"primary_user_cleared": user, "action_done_at": "pickup", "stale_reads": "PT9M"},
+    )
+    for until, user in (("PT2H", "pickup"), ("PT45M", "pickup"), ("PT45M", "trigger"))
+)
+"""Devices that are off for a while, check in without taking their order, for hours or once, and take it only then, at
+tenants that show at that moment what else shows at the end. Drawn apart, so that other hard days stay what they are."""
+BATTERY = 0.2
+"""Their share of the hard days."""
+
 
 def _hard(seed: int, chance: Random) -> Plan:
     hard = chance.choice(_HARD)
+    if (battery := Random(f"battery/{seed}")).random() < BATTERY:
+        hard = battery.choice(_BATTERY)
     quiet: Json = {
         **dict.fromkeys(("p429", "p503", "p503_acted", "lost_answer", "forbidden"), 0.0),
         "daily_wipe_limit": 500,

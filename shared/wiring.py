@@ -99,7 +99,7 @@ def _proxied() -> bool:
     twice, whose password for any host (`default`) makes each call fail."""
     from urllib.request import getproxies
 
-    return bool(getproxies())
+    return any(kind != "no" for kind in getproxies())
 
 
 def _storage_credential(address: str) -> "AsyncTokenCredential | None":

@@ -4,6 +4,7 @@ The message's work is done once the request is kept, with a wake-up of its own: 
 the sweep goes on with it. Doing any of it again changes nothing and answers the same.
 """
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import Collection, Mapping, Sequence
@@ -13,7 +14,7 @@ from itertools import batched
 
 from shared.domain import eligibility, guardrails
 from shared.domain.commands import STOPPING, is_command
-from shared.domain.devices import DeviceFacts, DeviceReference, ReferenceKind
+from shared.domain.devices import DeviceFacts, DeviceReference, Finding, ReferenceKind
 from shared.domain.guardrails import Approval, Terms
 from shared.domain.ids import ManagedDeviceId, RequestId
 from shared.domain.lifecycle import Decision
@@ -176,25 +177,26 @@ async def resume(parts: Parts, request_id: RequestId) -> None:
     if known is not None and known.record.state is RequestState.EXPANDED:
         await next_wave(parts, known)
         return
-    await expand(parts, request_id)
+    await expand(parts, request_id, patience=timedelta())  # a sweep that stands in line keeps everything else waiting
 
 
 # --- its devices --------------------------------------------------------------------------------------------------
 
 
-async def expand(parts: Parts, request_id: RequestId) -> None:
+async def expand(parts: Parts, request_id: RequestId, patience: timedelta = RETRY) -> None:
     """Look up every device of an accepted request and decide for each. Interrupted, it goes on where it stopped; what
-    this process is at already is left to that."""
+    this process is at already is left to that. A large request waits so long at most for those before it: then it is
+    left to its wake-up."""
     if request_id in parts.memory.taking_in:
         return
     parts.memory.taking_in.add(request_id)
     try:
-        await _expand(parts, request_id)
+        await _expand(parts, request_id, patience)
     finally:
         parts.memory.taking_in.remove(request_id)
 
 
-async def _expand(parts: Parts, request_id: RequestId) -> None:
+async def _expand(parts: Parts, request_id: RequestId, patience: timedelta) -> None:
     known = await parts.store.request(request_id)
     if known is None or known.record.state is not RequestState.ACCEPTED:
         return
@@ -208,16 +210,9 @@ async def _expand(parts: Parts, request_id: RequestId) -> None:
     if len(references) > MAX_DEVICES:
         await refuse(parts, known, Reason(Code.TOO_MANY_DEVICES))
         return
-    large = _is_large(references)
-    async with parts.memory.finding if large else contextlib.nullcontext():
-        if large and not await _claim(parts, known):
-            return
-        try:
-            findings = await find(await parts.intune(), list(references), parts.policy)
-        except GraphError as error:
-            log.warning("request %s waits, since its devices could not be looked up: %s", request_id, error)
-            await _try_later(parts, request_id, error)
-            return
+    findings = await _look_up(parts, known, list(references), patience)
+    if findings is None:
+        return
     devices = named_devices(references, findings)
     if eligibility.is_unknown(known.record.requester, parts.policy) and parts.policy.halt_on_unknown_requester:
         why = f"Request {request_id} came from {known.record.requester!r}, whom nobody knows."
@@ -229,6 +224,29 @@ async def _expand(parts: Parts, request_id: RequestId) -> None:
     known = await parts.store.request(request_id)
     if known is not None and _goes_on(known.record, digest):
         await _settle(parts, known, _expanded(known.record, len(devices), parts.clock()))
+
+
+async def _look_up(
+    parts: Parts, known: Stored[RequestRecord], references: Sequence[DeviceReference], patience: timedelta
+) -> Mapping[DeviceReference, Finding] | None:
+    """What the request's names lead to; None where it is left to its wake-up, or to another instance."""
+    async with contextlib.AsyncExitStack() as line:
+        mine: Stored[RequestRecord] | None = known
+        if _is_large(references):
+            try:
+                async with asyncio.timeout(patience.total_seconds()):
+                    await line.enter_async_context(parts.memory.finding)
+            except TimeoutError:
+                return None
+            mine = await _claim(parts, known.record)
+        if mine is None:
+            return None
+        try:
+            return await find(await parts.intune(), references, parts.policy)
+        except GraphError as error:
+            log.warning("request %s waits, since its devices could not be looked up: %s", mine.record.id, error)
+            await _try_later(parts, mine, error)
+            return None
 
 
 def _is_large(references: Collection[DeviceReference]) -> bool:
@@ -258,34 +276,31 @@ def _expanded(record: RequestRecord, devices: int, now: datetime) -> RequestReco
     return replace(record, state=RequestState.EXPANDED, devices=devices, due=due)
 
 
-async def _claim(parts: Parts, known: Stored[RequestRecord]) -> bool:
-    """Whether nobody has changed the request since it was read. Its wake-up is put off, so that no other instance
-    begins with it too."""
-    due = rows.due_key(parts.clock() + RETRY, f"request:{known.record.id}")
-    return await _settle(parts, known, replace(known.record, due=due))
+async def _claim(parts: Parts, mine: RequestRecord) -> Stored[RequestRecord] | None:
+    """The request with its wake-up put off, so that no other instance begins with it too, for RETRY; None where another
+    one has begun or ended it since it was read."""
+    claimed = replace(mine, due=rows.due_key(parts.clock() + RETRY, f"request:{mine.id}"))
+    while (known := await parts.store.request(mine.id)) is not None and known.record == mine:
+        await _settle(parts, known, claimed)
+    return known if known is not None and known.record == claimed else None
 
 
-async def _try_later(parts: Parts, request_id: RequestId, error: GraphError) -> None:
-    known, now = await parts.store.request(request_id), parts.clock()
-    if known is None or known.record.state is not RequestState.ACCEPTED:
-        return
-    record = known.record
+async def _try_later(parts: Parts, known: Stored[RequestRecord], error: GraphError) -> None:
+    now, record = parts.clock(), known.record
     if now >= record.received_at + parts.policy.lookup_for:
-        await refuse(parts, known, Reason(Code.LOOKUP_FAILED, str(error)[:LONGEST_PROBLEM]))
+        with contextlib.suppress(Conflict):  # another instance goes on with it
+            await refuse(parts, known, Reason(Code.LOOKUP_FAILED, str(error)[:LONGEST_PROBLEM]))
         return
     wait = min(RETRY * 2 ** min(record.tries + 1, 10), timedelta(hours=1))
     due = rows.due_key(now + wait, f"request:{record.id}")
     await _settle(parts, known, replace(record, tries=record.tries + 1, due=due))
 
 
-async def _settle(parts: Parts, known: Stored[RequestRecord], record: RequestRecord) -> bool:
-    """Write the record; False where another instance has changed it, and goes on with it."""
+async def _settle(parts: Parts, known: Stored[RequestRecord], record: RequestRecord) -> None:
     try:
         await parts.store.commit(rows.update_request(known, record))
     except Conflict:
         log.info("request %s: another instance goes on with it", record.id)
-        return False
-    return True
 
 
 async def _set_terms(

@@ -30,20 +30,20 @@ async def notify(parts: Parts, body: str) -> None:
     """Hand every notice of a message to its queue, in order. One that cannot be delivered holds up no other, and comes
     again in a message of its own: of a hundred that share one, few would ever all go well together. The ids stay the
     same. Raises ExceptionGroup where none could be delivered."""
-    notices, delivered = notices_in(body), list[Notice]()
+    notices, left = notices_in(body), list[Notice]()
 
     async def deliver(notice: Notice) -> None:
+        left.append(notice)
         await parts.queues.send(notice.queue, envelope(notice))
-        delivered.append(notice)
+        left.pop()
 
     try:
         await each(*(partial(deliver, notice) for notice in notices))
     except ExceptionGroup as failed:
-        if not delivered:
+        if left == notices:
             raise
-        log.warning("%s of %s notices come again: %s", len(failed.exceptions), len(notices), failed.exceptions[0])
-        left = [rows.doc(notice) for notice in notices if notice not in delivered]
-        for again in bodies(NOTICES, left):
+        log.warning("%s of %s notices come again: %s", len(left), len(notices), failed.exceptions[0])
+        for again in bodies(NOTICES, list(map(rows.doc, left))):
             await parts.queues.send(NOTICES, again)
 
 

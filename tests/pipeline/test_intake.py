@@ -17,6 +17,7 @@ from shared.domain.states import State
 from shared.messages.queues import DISPATCH, NOTICES, RESULTS
 from shared.pipeline.control import control
 from shared.pipeline.intake import expand, intake
+from shared.pipeline.ports import GraphError
 from shared.pipeline.status import request_status
 from shared.pipeline.sweep import sweep
 from shared.state import rows
@@ -510,10 +511,14 @@ class Lookups:
     world: Rig
     begun: list[str] = field(default_factory=list)
     may_end: asyncio.Event = field(default_factory=asyncio.Event)
+    error: GraphError | None = None
+    """How they end."""
 
     async def __call__(self, references: Sequence[DeviceReference]) -> None:
         self.begun.append(references[0].value)
         await self.may_end.wait()
+        if self.error is not None:
+            raise self.error
 
     async def turn(self) -> None:
         """Whatever can go on does."""
@@ -573,6 +578,86 @@ async def test_a_large_request_whose_lookup_has_begun_is_begun_by_no_other_insta
         lookups.may_end.set()
     assert lookups.begun == ["LAB", "HALL"]
     assert await request_state(world, "R2") is RequestState.EXPANDED
+
+
+async def test_the_sweep_does_not_stand_in_line_for_a_large_request_and_goes_on_with_the_small_ones() -> None:
+    world = rig(device(1), device(2))
+    world.intune.down = {"find"}
+    await intake(world.parts, asking(request="R1", devices=[{"groupTag": "HALL"}]))
+    await intake(world.parts, asking(2, request="R2"))
+    world.intune.down = set()
+    lookups = held_up(world)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(intake(world.parts, asking(request="R3", devices=[{"groupTag": "LAB"}])))
+        await lookups.turn()
+        world.intune.before_find = None
+        world.clock.forward(minutes=5)
+        await sweep(world.parts)
+        assert await request_state(world, "R2") is RequestState.EXPANDED
+        lookups.may_end.set()
+    assert await request_state(world) is RequestState.ACCEPTED
+    world.clock.forward(minutes=5)
+    await sweep(world.parts)
+    assert await request_state(world) is RequestState.EXPANDED
+
+
+async def test_a_large_request_whose_turn_does_not_come_is_left_to_its_wake_up() -> None:
+    world = rig(device(1))
+    lookups = held_up(world)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(intake(world.parts, asking(request="R1", devices=[{"groupTag": "LAB"}])))
+        await lookups.turn()
+        world.intune.down = {"find"}
+        await intake(world.other_instance(), asking(request="R2", devices=[{"groupTag": "LAB"}]))
+        world.intune.down = set()
+        await expand(world.parts, RequestId("R2"), timedelta(milliseconds=1))
+        assert await request_state(world, "R2") is RequestState.ACCEPTED
+        lookups.may_end.set()
+    world.clock.forward(minutes=5)
+    await sweep(world.parts)
+    assert await request_state(world, "R2") is RequestState.EXPANDED
+
+
+async def test_an_approval_of_its_plan_does_not_put_a_request_out_of_the_line() -> None:
+    world = rig(*(device(number) for number in range(1, 31)))
+    world.with_policy(approvers=["ann"])
+    lookups = held_up(world)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(intake(world.parts, asking(request="R2", devices=[{"groupTag": "LAB"}])))
+        await lookups.turn()
+        group.create_task(intake(world.parts, asking(*range(1, 31))))
+        await lookups.turn()
+        command = {"command": "approve", "requestId": "R1", "by": "ann", "why": "ok", "digest": "0" * 64}
+        await control(world.parts, json.dumps(command))
+        lookups.may_end.set()
+    assert await request_state(world) is RequestState.EXPANDED
+
+
+@pytest.mark.parametrize("count", [20, 30])
+async def test_a_lookup_that_fails_late_does_not_refuse_a_request_that_another_instance_takes_in(count: int) -> None:
+    world = rig(*(device(number) for number in range(1, count + 1)))
+    world.intune.down = {"find"}
+    await world.ask(*range(1, count + 1))
+    world.intune.down = set()
+    world.clock.forward(hours=25)
+    lookups = held_up(world)
+    task = asyncio.create_task(expand(world.other_instance(), R1))
+    await lookups.turn()
+    world.intune.before_find = None
+    world.clock.forward(minutes=5)
+
+    async def fails() -> None:
+        lookups.error = GraphError("timed out at last")
+        lookups.may_end.set()
+        await asyncio.wait([task])
+
+    world.meanwhile(f"reset|{device_id(count)}", fails)
+    await sweep(world.parts)
+    await task
+    assert not world.still_to_happen
+    await world.deliver()
+    assert refusals(world) == []
+    assert sum(world.intune.wiped().values()) == count
 
 
 async def test_an_instance_that_was_frozen_does_not_take_a_device_anew_whose_turnaround_has_ended() -> None:

@@ -250,7 +250,7 @@ MUTATIONS = (
         "an empty answer counts as a look at the device",
         "shared/domain/evidence.py",
         "    if last_sync is None:\n        return proof",
-        "    last_sync = last_sync or proof.last_sync or sighting.seen_at\n    if False:\n        return proof",
+        "    last_sync = last_sync or sighting.seen_at\n    if False:\n        return proof",
     ),
     Mutation(
         "writes are not paced",

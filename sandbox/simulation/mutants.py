@@ -265,6 +265,12 @@ MUTATIONS = (
         'sequence = ""',
     ),
     Mutation(
+        "a notice that fails repeats those that share its message",
+        "shared/pipeline/notify.py",
+        "        if left == notices:\n",
+        "        if left:\n",
+    ),
+    Mutation(
         "notices are handed on in another order",
         "shared/pipeline/notify.py",
         "for notice in notices))",

@@ -67,6 +67,8 @@ class Rates:
 
     storage: float = 0.0
     """Of table and queue calls: fails before or after it took effect, takes effect late, conflicts."""
+    sends: float = 0.0
+    """Of messages sent, the same once more."""
     graph: float = 0.0
     """Of HTTP calls: refused, lost before or after they took effect, arriving late."""
     slow: float = 0.0
@@ -259,6 +261,8 @@ class _Hard:
     reenrol: float = 0.0
     again: bool = False
     """Once they were reset, all of them are enrolled anew and asked for again."""
+    sends: float = 0.0
+    """How likely messages that are sent meet trouble."""
 
 
 _DOZED: Json = {"check_in_every": "PT10M", "off_from": "PT8M", "off_until": "PT40M", "failure": "power"}
@@ -297,11 +301,18 @@ tenants that show at that moment what else shows at the end. Drawn apart, so tha
 BATTERY = 0.2
 """Their share of the hard days."""
 
+_LOUD = _Hard({"join": "hybrid"}, {}, devices=50, sends=0.2)
+"""So many notices at once, as all of them are refused, that one of those that share a message always fails."""
+LOUD = 0.2
+"""Their share of the other hard days."""
+
 
 def _hard(seed: int, chance: Random) -> Plan:
     hard = chance.choice(_HARD)
     if (battery := Random(f"battery/{seed}")).random() < BATTERY:
         hard = battery.choice(_BATTERY)
+    elif Random(f"loud/{seed}").random() < LOUD:
+        hard = _LOUD
     quiet: Json = {
         **dict.fromkeys(("p429", "p503", "p503_acted", "lost_answer", "forbidden"), 0.0),
         "daily_wipe_limit": 500,
@@ -315,6 +326,7 @@ def _hard(seed: int, chance: Random) -> Plan:
         seed=seed,
         scenario=scenario,
         acts=acts,
+        rates=Rates(sends=hard.sends),
         extra=[(timedelta(hours=4), again)] if hard.again else [],
         calm_at=timedelta(hours=5 if hard.again else 3),
         reactions=Reactions(reenrol=hard.reenrol),

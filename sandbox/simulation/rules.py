@@ -40,6 +40,10 @@ TURN = timedelta(minutes=45)
 """So long a device may wait for its turn where nothing is in the way: the longest wait after an order that was not
 taken is 16 minutes, and a message may be hidden for 10 and more."""
 
+MOST_TELLINGS = 20
+"""A notice about a device comes again only where its own way failed, or that of the message that carried it: more often
+than that, the faults of others repeat it."""
+
 AGREE = timedelta(seconds=1)
 """Clocks that differ by no more agree."""
 
@@ -308,6 +312,8 @@ class Rules:
         if self._contents.setdefault(about, _words(body)) != _words(body):
             self.broken(f"told again with another content: {about}")
         if "device" in (data := cast("Json", given["data"])):
+            if self.delivered[about] == MOST_TELLINGS:
+                self.broken(f"told {MOST_TELLINGS} times: {about}", str(cast("Json", data["device"]).get("intuneId")))
             self._heard[str(given["subject"])].setdefault(str(given.get("sequence")), str(data["state"]))
 
     def set_aside(self, queue: str, body: str) -> None:

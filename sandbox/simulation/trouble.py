@@ -244,7 +244,8 @@ class TroubledQueues:
     trouble: Trouble
 
     async def send(self, queue: str, body: str) -> None:
-        fate = self.trouble.fate("queue send", self.trouble.rates.storage, _FAILURES, queue)
+        rates = self.trouble.rates
+        fate = self.trouble.fate("queue send", rates.storage + rates.sends, _FAILURES, queue)
         await self.trouble.call(fate, lambda: self._send(queue, body), _down(), 30)
 
     async def _send(self, queue: str, body: str) -> None:

@@ -3,7 +3,7 @@
 import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cache
+from functools import cache, lru_cache
 from typing import Literal
 
 from sandbox.graph_schema.schema import Version
@@ -407,15 +407,19 @@ def user_json(user: User) -> Json:
     }
 
 
-# Instants.
+# Instants. Lists show the same ones again and again.
+
+SHOWN_AGAIN = 10_000
 
 
+@lru_cache(SHOWN_AGAIN)
 def exact(at: datetime) -> str:
     """An instant with seven digits, as a single read shows it."""
     at = at.astimezone(UTC)
     return f"{at.isoformat(timespec='microseconds')[:26]}{at.microsecond % 10}Z"
 
 
+@lru_cache(SHOWN_AGAIN)
 def seconds(at: datetime) -> str:
     """An instant cut to the second, as lists show it."""
     return f"{at.astimezone(UTC).isoformat(timespec='seconds')[:19]}Z"

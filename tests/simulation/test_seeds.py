@@ -23,6 +23,12 @@ FOUND = {
     (48, SIZE): "a lab window that stays open for longer than history is kept was opened again",
     (84, SIZE): "a request was forgotten while a device of it was in flight",
     (9, SIZE): "a device to be retired was reset: no list shows what is pending on it, and nobody asked for it alone",
+    (
+        234,
+        SIZE,
+    ): "a device on battery was called ready as it took its order after its return: its user was missed first then",
+    (261, SIZE): "the same where the user goes with the order, and the action is done once it is taken",
+    (116, SIZE): "notices were sent again and again, since one of those that shared their message failed each time",
     (79, 200): "the rules took a lab window for lost whose message was set aside, of which people are told",
 }
 """Seeds, with their size, that show what was once wrong, should it come back."""

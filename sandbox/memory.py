@@ -8,12 +8,13 @@ put-message under learn.microsoft.com/rest/api/storageservices.
 import asyncio
 import base64
 import re
-from bisect import bisect_left, insort
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import batched
 from random import Random
+
+from sortedcontainers import SortedDict
 
 from shared.state.table import AT_ONCE, MAX_CHANGES, Change, ChangeKind, Conflict, Row, Scalar
 
@@ -37,8 +38,7 @@ class MemoryTable:
     """`shared.state.table.Table` in memory. Every call gives other tasks a turn before it takes effect and after it."""
 
     def __init__(self) -> None:
-        self._rows: dict[str, Row] = {}
-        self._keys: list[str] = []
+        self._rows: SortedDict[str, Row] = SortedDict()
         self._writes = 0
 
     async def get(self, key: str) -> Row | None:
@@ -67,14 +67,15 @@ class MemoryTable:
             await asyncio.sleep(0)
             page: list[Row] = []
             size = PAGE if left is None else min(PAGE, left)
-            position = bisect_left(self._keys, start)
-            while len(page) < size and position < len(self._keys) and self._keys[position] < before:
-                row = self._rows[self._keys[position]]
+            after = before
+            for key in self._rows.irange(start, before, inclusive=(True, False)):
+                if len(page) == size:
+                    after = key
+                    break
+                row = self._rows[key]
                 if all(row.values.get(column) == value for column, value in wanted):
                     page.append(row)
-                position += 1
-            more = position < len(self._keys) and self._keys[position] < before
-            start = self._keys[position] if more else before
+            start, more = after, after < before
             for row in page:
                 yield row
             if left is not None:
@@ -103,16 +104,17 @@ class MemoryTable:
     def _apply(self, change: Change, values: Mapping[str, Scalar]) -> None:
         if change.kind is ChangeKind.DELETE:
             del self._rows[change.key]
-            del self._keys[bisect_left(self._keys, change.key)]
             return
-        if change.key not in self._rows:
-            insort(self._keys, change.key)
         self._writes += 1
         self._rows[change.key] = Row(change.key, values, f'W/"{self._writes}"')
 
     def keys(self, prefix: str = "") -> list[str]:
         """The keys that begin so, in order: a test's view past the protocol."""
-        return self._keys[bisect_left(self._keys, prefix) : bisect_left(self._keys, prefix + "\uffff")]
+        return list(self._rows.irange(prefix, prefix + "\uffff"))
+
+    def first(self, prefix: str) -> str | None:
+        """The first of those keys; None where there are none."""
+        return next(iter(self._rows.irange(prefix, prefix + "\uffff")), None)
 
     def row(self, key: str) -> Row | None:
         """The row with this key: a test's view past the protocol."""

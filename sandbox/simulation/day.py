@@ -384,7 +384,8 @@ class Day:
                 return self._next_sight(now - self.now())
             case "sweep":
                 times = [now if host.unswept else self._daily(host, timer, now), self._first_due(WakeKind.SWEEP)]
-                times += [_time(key) + timedelta(seconds=31) for key in self.table.keys("deliver|")[:1]]
+                if (left := self.table.first("deliver|")) is not None:
+                    times.append(_time(left) + timedelta(seconds=31))
                 return min(time for time in times if time is not None)
         return None
 
@@ -703,7 +704,7 @@ class Day:
         return {name: len(self.queues.waiting(name)) for name in names}
 
     def _settled(self) -> bool:
-        left = any(self.table.keys(prefix) for prefix in ("due|", "deliver|", "reset|", "approval|"))
+        left = any(self.table.first(prefix) for prefix in ("due|", "deliver|", "reset|", "approval|"))
         shut = any(self.now() < one.closes and not self._is_open(one) for one in self.plan.openings)
         return not left and not shut and not self._errands and not any(self._waiting().values())
 

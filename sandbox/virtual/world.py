@@ -252,7 +252,7 @@ class World:
 
     async def _on_its_way(self) -> bool:
         """Whether anything that was promised is not delivered yet."""
-        return bool(self.table.keys("deliver|")) or any(
+        return self.table.first("deliver|") is not None or any(
             self.queues.waiting(name) for queue in TRIGGERING for name in (queue, queue + POISON)
         )
 

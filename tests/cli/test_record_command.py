@@ -44,9 +44,10 @@ async def lived(name: str) -> Rig:
     for minutes in (4, 10, 30):
         await world.tick(minutes=minutes)
     world.intune.come_back(DEVICE)
+    for minutes in (1, 3, 3):
+        await world.tick(minutes=minutes)
+        world.intune.check_in(DEVICE)
     await world.tick(minutes=1)
-    world.intune.check_in(DEVICE)
-    await world.tick(minutes=3)
     await control(world.parts, json.dumps({"command": "cancel", "requestId": "R1", "by": "admin", "why": "too late"}))
     return world
 

@@ -280,7 +280,7 @@ async def _claim(parts: Parts, mine: RequestRecord) -> Stored[RequestRecord] | N
     """The request with its wake-up put off, so that no other instance begins with it too, for RETRY; None where another
     one has begun or ended it since it was read."""
     claimed = replace(mine, due=rows.due_key(parts.clock() + RETRY, f"request:{mine.id}"))
-    while (known := await parts.store.request(mine.id)) is not None and known.record == mine:
+    while (known := await parts.store.request(mine.id)) is not None and known.record == mine != claimed:
         await _settle(parts, known, claimed)
     return known if known is not None and known.record == claimed else None
 

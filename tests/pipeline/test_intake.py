@@ -618,6 +618,14 @@ async def test_a_large_request_whose_turn_does_not_come_is_left_to_its_wake_up()
     assert await request_state(world, "R2") is RequestState.EXPANDED
 
 
+@pytest.mark.timeout(20)
+async def test_a_large_request_is_taken_in_by_a_clock_that_stands_still() -> None:
+    world = rig(device(1))
+    world.parts = replace(world.parts, clock=lambda: START)
+    await intake(world.parts, asking(devices=[{"groupTag": "LAB"}]))
+    assert await request_state(world) is RequestState.EXPANDED
+
+
 async def test_an_approval_of_its_plan_does_not_put_a_request_out_of_the_line() -> None:
     world = rig(*(device(number) for number in range(1, 31)))
     world.with_policy(approvers=["ann"])
